@@ -1,0 +1,186 @@
+"""The outcome of a check, as data: what was measured, and the findings drawn from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from initium._types import Severity
+
+__all__ = [
+    "SEVERITIES",
+    "Finding",
+    "LayerRecord",
+    "LossRecord",
+    "ParameterRecord",
+    "Report",
+]
+
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing worth saying about a model.
+
+    Attributes:
+        code: stable identifier, such as ``"IN201"``.
+        severity: ``error``: will not learn, is numerically broken, or contradicts its plan beyond
+            noise. ``warning``: probably slower or fragile. ``info``: by design, worth knowing.
+        where: parameter or module names, the root cause first.
+        title: the finding in a few words ("vanishing signal").
+        message: what was seen, in plain words, with the numbers that matter.
+        fix: what to change, concretely; empty for information.
+        numbers: the measurements behind it.
+    """
+
+    code: str
+    severity: Severity
+    title: str
+    where: tuple[str, ...]
+    message: str
+    fix: str = ""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerRecord:
+    """What passed through one module, averaged over its calls.
+
+    All moments are of the first floating tensor of the module's output, over all its elements:
+    ``mean`` E[x], ``second_moment`` E[x^2], ``signal`` the mean over units and positions of the
+    variance between the samples of the batch (``None`` for a batch of one), ``grad_second_moment``
+    E[(dL/dx)^2] (``None`` where no gradient arrived). ``weight`` names the matrix that the module
+    itself holds, if it holds one.
+    """
+
+    name: str
+    module_type: str
+    order: int
+    calls: int
+    shape: tuple[int, ...]
+    mean: float
+    second_moment: float
+    signal: float | None = None
+    nonfinite: float = 0.0
+    zeros: float = 0.0
+    grad_mean: float | None = None
+    grad_second_moment: float | None = None
+    grad_nonfinite: float = 0.0
+    dead_units: float | None = None
+    saturated: float | None = None
+    weight: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterRecord:
+    """What one parameter holds and what gradient reached it.
+
+    ``grad_second_moment`` is ``None`` where autograd never reached it. ``duplicate_units`` counts
+    the rows (along the output axis) that equal another row in value *and* in gradient.
+    """
+
+    name: str
+    role: str
+    shape: tuple[int, ...]
+    trainable: bool
+    mean: float
+    std: float
+    second_moment: float
+    nonfinite: float = 0.0
+    grad_second_moment: float | None = None
+    grad_nonfinite: float = 0.0
+    duplicate_units: int = 0
+    units: int = 0
+    planned_std: float | None = None
+    spec: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossRecord:
+    """The first loss: where it came from, its value, and what a healthy start would give.
+
+    ``expected`` is ln C for a cross-entropy over C classes; ``independent`` is the loss that these
+    very logits would give to targets independent of them, E[logsumexp(z)] - E[z].
+    """
+
+    source: str
+    value: float | None = None
+    expected: float | None = None
+    independent: float | None = None
+    classes: int | None = None
+    logit_std: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The verdict of a check, with everything it rests on.
+
+    ``ok`` means that there is no finding of severity ``error``. ``print(report)`` shows it for a
+    terminal, :meth:`to_json` and :meth:`to_html` for everything else.
+    """
+
+    model: str
+    findings: tuple[Finding, ...]
+    layers: Mapping[str, LayerRecord]
+    parameters: Mapping[str, ParameterRecord]
+    loss: LossRecord
+    plan: str | None = None
+    batch: str = ""
+    mode: str = "train"
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error."""
+        return not any(finding.severity == "error" for finding in self.findings)
+
+    def worst(self) -> Severity | None:
+        """The gravest severity found, or ``None`` if there is no finding."""
+        found = {finding.severity for finding in self.findings}
+        return next((severity for severity in SEVERITIES if severity in found), None)
+
+    def to_dict(self) -> dict[str, object]:
+        """The whole report as plain data; non-finite numbers become ``null`` in JSON."""
+        return {"initium": "report", "schema": SCHEMA, "ok": self.ok, **asdict(self)}
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """The report as strict JSON text; also written to ``path``, at once or not at all."""
+        from initium._report.files import write_text
+
+        text = json.dumps(_finite(self.to_dict()), indent=2, allow_nan=False)
+        if path is not None:
+            write_text(path, text + "\n")
+        return text
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write the report as one HTML file that needs no network; returns its path."""
+        from initium._report.files import write_text
+        from initium._report.html import render_html
+
+        return write_text(path, render_html(self))
+
+    def __str__(self) -> str:
+        from initium._report.terminal import render_report
+
+        return render_report(self)
+
+    def _repr_html_(self) -> str:
+        from initium._report.html import render_html
+
+        return render_html(self)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if value - value == 0.0 else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
