@@ -102,6 +102,180 @@ class Evidence:
     detail: str
 
     def __str__(self) -> str:
+        return f"{self.rung}: {self.detail}"
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """Which dimensions of a weight are contracted (in), produced (out), stacked (batch), or taps
+    of a receptive field. Together they name every dimension once."""
+
+    inputs: tuple[int, ...] = ()
+    outputs: tuple[int, ...] = ()
+    batch: tuple[int, ...] = ()
+    field: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One logical matrix inside a fused or stacked parameter.
+
+    It takes ``count`` runs of ``size`` indices along ``axis``, the first at ``start`` and each next
+    one ``stride`` further on. With ``stacked`` every run is a matrix of its own (experts); without
+    it the runs together are one matrix (heads that interleave q, k and v). ``gain`` is that of the
+    activation that follows this block alone.
+    """
+
+    label: str
+    axis: int
+    start: int
+    size: int
+    count: int = 1
+    stride: int = 0
+    stacked: bool = False
+    activation: str | None = None
+    gain: float = 1.0
+
+    @property
+    def total(self) -> int:
+        """Number of indices that the block takes along its axis."""
+        return self.size * self.count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterView:
+    """What one parameter is and does.
+
+    Attributes:
+        name: canonical fully qualified name (wrapper prefixes stripped).
+        shape, dtype: as stored; the dtype is a name such as ``"float32"``.
+        module, module_type: owner's name and class.
+        role: one of :data:`ROLES`.
+        axes: dimensions of a matrix; ``None`` where it is not one.
+        fan_in, fan_out: of one block of the logical matrix: inputs that one output adds up, and
+            outputs that one input reaches (channels / groups x taps, strides left out).
+        stride: product of the strides of a convolution (1 otherwise).
+        groups: groups of a grouped convolution (1 otherwise).
+        blocks: the logical matrices that a fused or stacked parameter holds; empty for a plain one.
+        activation: the nonlinearity that follows, as text, such as ``"gelu"`` or
+            ``"leaky_relu(0.2)"``; ``None`` where the next thing is linear.
+        gain: 1 / E[phi(z)^2] of that activation for z ~ N(0, 1); 1 without one.
+        backward_gain: 1 / E[phi'(z)^2].
+        gated: the activated (or plain) output is multiplied by another branch.
+        norm_before, norm_after: a normalisation directly before the input or after the output.
+        writes_residual: its product is added to a residual stream that it was computed from.
+        stream, depth, branches: the stream's number; the branches written to that stream before
+            this one; and how many write to it in all. ``None`` without a stream.
+        order: position of the first use in execution order; ``None`` if never used.
+        uses: how many operators use it.
+        reads: matrices whose outputs this one reads, nearest upstream.
+        partner: for a bias or scale, the weight it goes with.
+        tied_to: canonical name of the owner, if this name is another name of its tensor.
+        aliases: other names of this tensor.
+        padding_row: row of an embedding that stays zero.
+        constant: the value, where every element held the same one when inspected.
+        neutral: for a ``norm_scale``, the value at which it changes nothing: 1, or 0 where the
+            model adds one to it.
+        trainable: ``requires_grad``.
+        evidence: statement (``"role"``, ``"axes"``, ``"activation"``, ``"residual"`` ...) -> how
+            it is known.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    module: str = ""
+    module_type: str = ""
+    role: Role = "unknown"
+    axes: Axes | None = None
+    fan_in: int | None = None
+    fan_out: int | None = None
+    stride: int = 1
+    groups: int = 1
+    blocks: tuple[Block, ...] = ()
+    activation: str | None = None
+    gain: float = 1.0
+    backward_gain: float = 1.0
+    gated: bool = False
+    norm_before: bool = False
+    norm_after: bool = False
+    writes_residual: bool = False
+    stream: int | None = None
+    depth: int | None = None
+    branches: int | None = None
+    order: int | None = None
+    uses: int = 0
+    reads: tuple[str, ...] = ()
+    partner: str | None = None
+    tied_to: str | None = None
+    aliases: tuple[str, ...] = ()
+    padding_row: int | None = None
+    constant: float | None = None
+    neutral: float | None = None
+    trainable: bool = True
+    evidence: Mapping[str, Evidence] = field(default_factory=dict)
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it is contracted with data, and so has fans."""
+        return self.role in MATRIX_ROLES
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        total = 1
+        for size in self.shape:
+            total *= size
+        return total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BufferView:
+    """One buffer: its name, shape, owner, and what is known of its value.
+
+    ``rule`` is the text of a spec where the owner's rule is known (running statistics), ``value``
+    the text of a value spec where it is small and was seen; both ``None`` where neither is known.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    module: str = ""
+    module_type: str = ""
+    persistent: bool = True
+    on_meta: bool = False
+    rule: str | None = None
+    value: str | None = None
+    tied_to: str | None = None
+    evidence: Evidence = Evidence("assumed", "nothing is known of it")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelView:
+    """What a model is: every parameter and buffer, and on which rung of evidence.
+
+    Attributes:
+        model: class name of the model.
+        parameters: canonical name -> view, in registration order; tied names included.
+        buffers: canonical name -> view.
+        traced: whether a forward pass was seen.
+        unseen: branches that were decided by an invented value, as sentences.
+        problem: why there is no trace, in one line; ``None`` if there is one.
+    """
+
+    model: str
+    parameters: Mapping[str, ParameterView]
+    buffers: Mapping[str, BufferView]
+    traced: bool = False
+    unseen: tuple[str, ...] = ()
+    problem: str | None = None
+
+    @property
+    def owners(self) -> tuple[ParameterView, ...]:
+        """The parameters, each tensor once, under its owner's name."""
+        return tuple(view for view in self.parameters.values() if view.tied_to is None)
+
+    def __str__(self) -> str:
         from initium._tables import view_table
 
         return view_table(self)

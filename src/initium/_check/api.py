@@ -1,0 +1,159 @@
+"""``check``: measure one pass of a model as it is, and say what follows."""
+
+from __future__ import annotations
+
+import platform
+import time
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from initium._check.drive import Pass, bare, run
+from initium._check.facts import Facts
+from initium._check.findings import draw
+from initium._check.loss import LossFunction
+from initium._check.measure import sample_count
+from initium._check.parameters import named_parameters, parameter_records
+from initium._inspect import inspect
+from initium._model.call import tensors
+from initium._model.state import preserved
+from initium._report.records import Report
+from initium._types import ModelView
+from initium.errors import InputError, ModelError
+
+if TYPE_CHECKING:
+    from initium._plan import Plan
+
+__all__ = ["check"]
+
+
+def check(
+    model: nn.Module,
+    inputs: object = None,
+    targets: object = None,
+    loss_fn: LossFunction | None = None,
+    plan: Plan | None = None,
+    *,
+    inferred: bool = False,
+    view: ModelView | None = None,
+) -> Report:
+    """Whether a model is fit to train from the weights it has.
+
+    One forward and one backward pass in the model's own mode; everything is put back afterwards.
+
+    Args:
+        model: with real weights; wrapped or compiled models are checked without their wrapper.
+        inputs: a mapping goes in as ``**``, a tuple as ``*``, anything else as the one argument;
+            ``None`` takes ``model.dummy_inputs``, which models of Transformers have.
+        targets: what the loss compares with.
+        loss_fn: ``loss_fn(output, targets)``.
+        plan: the plan to hold the weights against.
+        inferred: the batch was made up: what it leaves unused is information, not a warning.
+        view: what the model is, if that is known already.
+
+    Raises:
+        InputError: no batch, or one that does not fit the model or its loss.
+        ModelError: the model has no weights, no tensor output, or writes its own parameters.
+
+    Example:
+        >>> check(nn.Linear(4, 4), torch.arange(32.0).reshape(8, 4)).ok
+        True
+    """
+    began = time.perf_counter()
+    _must_have_weights(model)
+    if inputs is None:
+        inputs, inferred = _dummy_inputs(model), True
+    inner = bare(model)
+    view = inspect(inner, inputs) if view is None else view
+    with preserved(inner):
+        done = run(inner, inputs, targets, loss_fn, view)
+        facts = _facts(inner, done, view, plan, sample_count(inputs), inferred)
+    return Report(
+        model=type(inner).__name__,
+        findings=draw(facts, view, plan),
+        layers=facts.layers,
+        parameters=facts.parameters,
+        loss=facts.loss,
+        plan=_plan_name(plan),
+        batch=_batch(inputs, inferred),
+        mode="train" if model.training else "eval",
+        seconds=time.perf_counter() - began,
+        notes=_notes(facts, view),
+        versions={"python": platform.python_version(), "torch": torch.__version__},
+    )
+
+
+def _facts(
+    model: nn.Module,
+    done: Pass,
+    view: ModelView,
+    plan: Plan | None,
+    samples: int,
+    inferred: bool,
+) -> Facts:
+    return Facts(
+        layers=done.measure.layers(),
+        parameters=parameter_records(named_parameters(model), done.take, view, plan),
+        loss=done.start.record,
+        modules=done.measure.facts(),
+        samples=samples,
+        inferred=inferred,
+        fresh_norms=_has_fresh_norms(model),
+        differentiated=done.differentiated,
+    )
+
+
+def _must_have_weights(model: nn.Module) -> None:
+    for name, parameter in named_parameters(model).items():
+        if parameter.is_meta:
+            raise ModelError(
+                "is on the meta device and holds no values",
+                where=name,
+                fix="fill the model first: initium.initialize(model)",
+            )
+
+
+def _dummy_inputs(model: nn.Module) -> object:
+    given = getattr(bare(model), "dummy_inputs", None)
+    if given is None:
+        raise InputError("the check needs a batch", where="inputs", fix="pass inputs=")
+    return given
+
+
+def _has_fresh_norms(model: nn.Module) -> bool:
+    """A batch norm in eval mode that has never seen a batch."""
+    norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    return any(
+        not norm.training
+        and norm.running_mean is not None
+        and norm.running_var is not None
+        and not bool(norm.running_mean.any())
+        and bool((norm.running_var == 1).all())
+        for norm in norms
+    )
+
+
+def _batch(inputs: object, inferred: bool) -> str:
+    shapes = [f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in tensors(inputs)]
+    text = ", ".join(shapes[:4]) + (f" and {len(shapes) - 4} more" if shapes[4:] else "")
+    return f"{text} (made up)" if inferred else text
+
+
+def _plan_name(plan: Plan | None) -> str | None:
+    return None if plan is None else str(getattr(plan, "recipe", "plan"))
+
+
+def _notes(facts: Facts, view: ModelView) -> tuple[str, ...]:
+    notes = []
+    if facts.samples == 1:
+        notes.append(
+            "the batch has one sample, or equal ones: whether samples stay apart was not measured"
+        )
+    if not facts.differentiated:
+        notes.append("no parameter is trainable: no backward pass was made")
+    if facts.fresh_norms:
+        notes.append("batch norms are in eval mode with statistics that were never collected")
+    if not view.traced and view.problem:
+        notes.append(f"roles come without a trace: {view.problem}")
+    return tuple(notes)

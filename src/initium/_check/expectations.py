@@ -1,0 +1,118 @@
+"""Findings on expectations: the first loss (IN501), and the plan of the weights (IN601)."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from initium._check.chain import listed
+from initium._check.facts import Facts
+from initium._check.thresholds import (
+    LOSS_ERROR,
+    LOSS_FRACTION,
+    LOSS_NATS,
+    PLAN_RELATIVE,
+    PLAN_SIGMAS,
+)
+from initium._report.records import Finding, ParameterRecord
+from initium._types import ModelView
+
+if TYPE_CHECKING:
+    from initium._plan import Plan
+
+__all__ = ["find_loss", "find_plan"]
+
+
+def find_loss(facts: Facts, view: ModelView) -> list[Finding]:
+    """A first cross-entropy far above ln C, explained by the spread of the logits; or far below."""
+    loss = facts.loss
+    if loss.value is None or loss.expected is None or loss.value - loss.value != 0.0:
+        return []
+    excess = loss.value - loss.expected
+    limit = max(LOSS_NATS, LOSS_FRACTION * loss.expected)
+    numbers = {"loss": loss.value, "expected": loss.expected}
+    heads = tuple(known.name for known in view.owners if known.role == "head") or ("loss",)
+    if excess > limit:
+        spread = f"{loss.logit_std:.3g}" if loss.logit_std is not None else "unknown"
+        return [
+            Finding(
+                code="IN501",
+                severity="error" if loss.value > LOSS_ERROR * loss.expected else "warning",
+                title="first loss too high",
+                where=heads,
+                message=f"the first loss is {loss.value:.4g}; knowing nothing costs ln "
+                f"{loss.classes} = {loss.expected:.4g}. The logits have std {spread}, where a "
+                "healthy start has less than 1",
+                fix="smaller weights in the head (and in the embedding, if they are tied)",
+                numbers=numbers,
+            )
+        ]
+    if loss.value < 0.5 * loss.expected:
+        return [
+            Finding(
+                code="IN501",
+                severity="info",
+                title="first loss below chance",
+                where=heads,
+                message=f"the first loss is {loss.value:.4g}, far below ln {loss.classes} = "
+                f"{loss.expected:.4g}: the weights are trained, or the targets can be read from "
+                "the inputs",
+                numbers=numbers,
+            )
+        ]
+    return []
+
+
+def find_plan(facts: Facts, view: ModelView, plan: Plan | None) -> list[Finding]:
+    """Parameters whose mean or std differ from their plan by more than sampling noise."""
+    if plan is None:
+        return []
+    found = []
+    for name, record in facts.parameters.items():
+        entry = plan.entries.get(name)
+        if entry is None or record.nonfinite:
+            continue
+        moments = entry.spec.moments(record.shape)
+        if moments.mean is None or moments.std is None:
+            continue
+        score = _score(record, moments.mean, moments.std, moments.kurtosis)
+        if score > PLAN_SIGMAS:
+            found.append((score, record, moments.mean, moments.std))
+    if not found:
+        return []
+    found.sort(key=lambda item: -item[0])
+    names = [record.name for _, record, _, _ in found]
+    score, worst, mean, std = found[0]
+    return [
+        Finding(
+            code="IN601",
+            severity="error",
+            title="weights contradict their plan",
+            where=tuple(names),
+            message=f"{worst.name} has mean {worst.mean:.4g} and std {worst.std:.4g}, planned are "
+            f"{mean:.4g} and {std:.4g} ({worst.spec}); {len(found)} parameters in all: "
+            f"{listed(names)}",
+            fix="apply the plan after everything else that writes weights: plan.apply(model)",
+            numbers={"parameters": len(found), "standard_errors": min(score, 1e9)},
+        )
+    ]
+
+
+def _score(record: ParameterRecord, mean: float, std: float, kurtosis: float | None) -> float:
+    """Standard errors between what is there and the plan, the larger of mean's and std's.
+
+    For n independent elements the mean has standard error std/sqrt(n), and the std
+    std sqrt((kurtosis - 1)/(4 n)). Differences within rounding count as none.
+    """
+    size = math.prod(record.shape)
+    scale = max(std, abs(mean))
+    if size == 0 or (scale == 0.0 and record.second_moment == 0.0):
+        return 0.0
+    off_mean, off_std = abs(record.mean - mean), abs(record.std - std)
+    if std == 0.0:
+        return math.inf if max(off_mean, off_std) > PLAN_RELATIVE * scale else 0.0
+    kurtosis = 3.0 if kurtosis is None else kurtosis
+    error = std * math.sqrt(max(kurtosis - 1.0, 0.1) / (4 * size))
+    scores = [off_mean / (std / math.sqrt(size)) if off_mean > PLAN_RELATIVE * std else 0.0]
+    scores.append(off_std / error if off_std > PLAN_RELATIVE * std else 0.0)
+    return max(scores)

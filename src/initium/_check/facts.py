@@ -1,0 +1,55 @@
+"""What the findings are drawn from: the records of the report and a few facts besides. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from initium._report.records import LayerRecord, LossRecord, ParameterRecord
+
+__all__ = ["Facts", "LayerFacts"]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFacts:
+    """Of one module, besides its record.
+
+    Attributes:
+        breaks: its output is non-finite although everything it was given is finite.
+        resolution: relative spacing of numbers in its output's dtype.
+        input_units, dead_inputs: activations that it reads, and how many were zero throughout.
+        producer: the module whose output it reads; ``None`` where no module returned it.
+    """
+
+    breaks: bool = False
+    resolution: float = 2.0**-23
+    input_units: int = 0
+    dead_inputs: int = 0
+    producer: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Everything measured.
+
+    Attributes:
+        layers, parameters, loss: as in the report; layers in the order in which they finished.
+        modules: facts of modules besides their records.
+        samples: independent samples of the batch; 1 if it has one or all are equal.
+        inferred: the batch was made up, not given by the user.
+        fresh_norms: a batch norm runs in eval mode on statistics that were never collected.
+        differentiated: a backward pass was made.
+    """
+
+    layers: Mapping[str, LayerRecord]
+    parameters: Mapping[str, ParameterRecord]
+    loss: LossRecord
+    modules: Mapping[str, LayerFacts] = field(default_factory=dict)
+    samples: int = 2
+    inferred: bool = False
+    fresh_norms: bool = False
+    differentiated: bool = True
+
+    def of(self, layer: str) -> LayerFacts:
+        """Facts of one module; the defaults where nothing is known."""
+        return self.modules.get(layer, LayerFacts())

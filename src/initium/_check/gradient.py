@@ -1,0 +1,189 @@
+"""Findings on gradients: vanishing (IN301), exploding (IN302), zero (IN303), none (IN304)."""
+
+from __future__ import annotations
+
+import math
+
+from initium._check.chain import advice, chain, closed, elements, listed, multiplies
+from initium._check.facts import Facts
+from initium._check.thresholds import (
+    DECAY_ERROR,
+    DECAY_WARNING,
+    GROWTH_ERROR,
+    GROWTH_WARNING,
+    ZERO_GRADIENT_ERROR,
+)
+from initium._check.trend import decay, growth
+from initium._report.records import Finding, LayerRecord, ParameterRecord
+from initium._types import ModelView, Severity
+
+__all__ = ["find_gradient_trend", "find_never_used", "find_zero_gradient"]
+
+
+def find_gradient_trend(facts: Facts, view: ModelView) -> list[Finding]:
+    """A run of layers, from the head downward, over which the gradient shrinks or grows.
+
+    Judged is the sum of squares over a sample's whole output, not the mean: it is what a linear map
+    with the backward gain keeps, whatever the number of positions and channels.
+    """
+    layers = [record for record in reversed(chain(facts, view)) if record.grad_second_moment]
+    values = [(record.name, _energy(record)) for record in layers]
+    for code, word, trend, warning, error in (
+        ("IN301", "vanishing", decay(values), DECAY_WARNING, DECAY_ERROR),
+        ("IN302", "exploding", growth(values), GROWTH_WARNING, GROWTH_ERROR),
+    ):
+        if trend is None or abs(math.log(trend.change)) < abs(math.log(warning)):
+            continue
+        grave = abs(math.log(trend.change)) > abs(math.log(error))
+        severity: Severity = "error" if grave and not facts.fresh_norms else "warning"
+        weights = [facts.layers[name].weight for name in trend.names]
+        return [
+            Finding(
+                code=code,
+                severity=severity,
+                title=f"{word} gradient",
+                where=trend.names + trend.rest,
+                message=f"on the way back each of these {len(trend.names)} layers multiplies the "
+                f"gradient's second moment by {trend.factor:.2g}, from {trend.before:.2g} to "
+                f"{trend.after:.2g}, although the signal on the way forward keeps its size",
+                fix=advice(view, weights),
+                numbers={
+                    "layers": len(trend.names),
+                    "factor": trend.factor,
+                    "change": trend.change,
+                },
+            )
+        ]
+    return []
+
+
+def _energy(record: LayerRecord) -> float:
+    return (record.grad_second_moment or 0.0) * math.prod(record.shape[1:])
+
+
+def find_zero_gradient(facts: Facts, view: ModelView) -> list[Finding]:
+    """Parameters whose gradient is exactly zero, by reason: deadlock, by design, or unexplained."""
+    trained = [record for record in facts.parameters.values() if record.trainable]
+    silent = [record for record in trained if record.grad_second_moment == 0.0]
+    if not silent:
+        return []
+    gates = closed(facts, view)
+    waiting = [record for record in silent if _opens(record, gates, view)]
+    designed = [record for record in silent if record not in waiting and _idle(record, view)]
+    rest = [record for record in silent if record not in waiting and record not in designed]
+    found = []
+    if waiting:
+        found.append(_waiting(waiting, gates))
+    if designed:
+        found.append(_shift_invariant(designed))
+    if rest:
+        found.append(_stuck(rest, trained, facts, view))
+    return found
+
+
+def _opens(record: ParameterRecord, gates: list[ParameterRecord], view: ModelView) -> bool:
+    """Whether an all-zero factor that itself learns stands at or behind the parameter."""
+    here = _order(record.name, view)
+    return any(here is None or (_order(gate.name, view) or here) >= here for gate in gates)
+
+
+def _order(name: str, view: ModelView) -> int | None:
+    known = view.parameters.get(name)
+    return known.order if known is not None else None
+
+
+def _idle(record: ParameterRecord, view: ModelView) -> bool:
+    """A bias whose shift the softmax or the norm behind it takes out again."""
+    known = view.parameters.get(record.name)
+    if known is None or known.role != "bias":
+        return False
+    partner = view.parameters.get(known.partner or "")
+    return known.norm_after or (
+        partner is not None and (partner.role == "attn_k" or partner.norm_after)
+    )
+
+
+def _waiting(waiting: list[ParameterRecord], gates: list[ParameterRecord]) -> Finding:
+    names = [gate.name for gate in gates]
+    return Finding(
+        code="IN303",
+        severity="info",
+        title="zero gradient at the first step",
+        where=(*names, *(record.name for record in waiting)),
+        message=f"{len(waiting)} parameters have a gradient of exactly zero, because "
+        f"{listed(names)} start at zero; these get a gradient, so the path opens at step 2",
+        numbers={"parameters": len(waiting), "gates": len(gates)},
+    )
+
+
+def _shift_invariant(designed: list[ParameterRecord]) -> Finding:
+    return Finding(
+        code="IN303",
+        severity="info",
+        title="biases without effect",
+        where=tuple(record.name for record in designed),
+        message=f"the gradient of {len(designed)} biases is exactly zero: the softmax or norm "
+        "behind them takes any shift out again",
+        numbers={"parameters": len(designed)},
+    )
+
+
+def _stuck(
+    rest: list[ParameterRecord],
+    trained: list[ParameterRecord],
+    facts: Facts,
+    view: ModelView,
+) -> Finding:
+    share = elements(rest) / max(1, elements(trained))
+    zeros = [record for record in rest if record.second_moment == 0.0 and multiplies(record, view)]
+    weights = [record.name for record in zeros or rest if multiplies(record, view)]
+    severity: Severity = "error" if share >= ZERO_GRADIENT_ERROR or zeros else "warning"
+    if facts.inferred and not zeros and severity == "warning":
+        severity = "info"
+    names = dict.fromkeys([*(r.name for r in zeros), *(r.name for r in rest)])
+    message = f"{len(rest)} parameters ({share:.0%} of the trainable elements) have a gradient of "
+    message += f"exactly zero, among them {listed(names)}"
+    if zeros:
+        message += (
+            f"; {len(zeros)} of them are all zero themselves: zero weights pass on neither signal "
+            "nor gradient, so they stay zero and all their units stay the same"
+        )
+    return Finding(
+        code="IN303",
+        severity=severity,
+        title="zero weights never move" if zeros else "zero gradient",
+        where=tuple(names),
+        message=message,
+        fix=advice(view, weights)
+        if zeros
+        else "see what stands between them and the loss: dead "
+        "units, a detached tensor, or inputs that are always zero",
+        numbers={"parameters": len(rest), "share": share, "all_zero": len(zeros)},
+    )
+
+
+def find_never_used(facts: Facts, view: ModelView) -> list[Finding]:
+    """Trainable parameters that autograd never reached."""
+    if not facts.differentiated:
+        return []
+    missed = [
+        record.name
+        for record in facts.parameters.values()
+        if record.trainable and record.grad_second_moment is None
+    ]
+    if not missed:
+        return []
+    return [
+        Finding(
+            code="IN304",
+            severity="info" if facts.inferred else "warning",
+            title="parameters without a path to the loss",
+            where=tuple(missed),
+            message=f"the loss does not depend on {len(missed)} trainable parameters in this "
+            f"batch: {listed(missed)}",
+            fix=""
+            if facts.inferred
+            else "pass a batch and a loss that use them, freeze them, or remove them",
+            numbers={"parameters": len(missed)},
+        )
+    ]

@@ -1,0 +1,94 @@
+"""Findings on non-finite weights (IN101), activations (IN102), gradients and loss (IN103)."""
+
+from __future__ import annotations
+
+from initium._check.chain import listed
+from initium._check.facts import Facts
+from initium._report.records import Finding
+from initium._types import ModelView
+
+__all__ = ["find_nonfinite"]
+
+
+def find_nonfinite(facts: Facts, view: ModelView) -> list[Finding]:
+    """The first cause only: weights, else the module that breaks, else the gradient or loss."""
+    for find in (_weights, _activations, _gradients):
+        found = find(facts)
+        if found is not None:
+            return [found]
+    return []
+
+
+def _weights(facts: Facts) -> Finding | None:
+    bad = [record for record in facts.parameters.values() if record.nonfinite > 0]
+    if not bad:
+        return None
+    share = bad[0].nonfinite
+    return Finding(
+        code="IN101",
+        severity="error",
+        title="non-finite weights",
+        where=tuple(record.name for record in bad),
+        message=f"{share:.3g} of the elements of {bad[0].name} are NaN or infinite, in "
+        f"{len(bad)} parameter(s) in all; every output that they reach is, too",
+        fix="initialise them: memory from torch.empty or to_empty holds anything",
+        numbers={"parameters": len(bad), "share": share},
+    )
+
+
+def _activations(facts: Facts) -> Finding | None:
+    bad = [record for record in facts.layers.values() if record.nonfinite > 0]
+    if not bad:
+        return None
+    roots = [record for record in bad if facts.of(record.name).breaks]
+    root = (roots or bad)[0]
+    harmless = (
+        not _bad_gradients(facts) and (facts.loss.value or 0.0) - (facts.loss.value or 0.0) == 0
+    )
+    names = tuple(dict.fromkeys([root.name, *(record.name for record in bad)]))
+    inputs = "although its inputs are finite" if roots else "and so is what it was given"
+    return Finding(
+        code="IN102",
+        severity="info" if harmless else "error",
+        title="non-finite activations",
+        where=names,
+        message=f"{root.nonfinite:.3g} of the output of {root.name or 'the model'} "
+        f"({root.module_type}) is NaN or infinite, {inputs}"
+        + ("; loss and gradients are finite, as with a mask of -inf" if harmless else ""),
+        fix=""
+        if harmless
+        else f"look at {root.name or 'the model'}: overflow of its dtype, a division by zero, or "
+        "the logarithm or root of a negative number",
+        numbers={"share": root.nonfinite, "modules": len(bad)},
+    )
+
+
+def _bad_gradients(facts: Facts) -> list[str]:
+    return [record.name for record in facts.parameters.values() if record.grad_nonfinite > 0]
+
+
+def _gradients(facts: Facts) -> Finding | None:
+    bad = _bad_gradients(facts)
+    value = facts.loss.value
+    broken_loss = value is not None and value - value != 0.0
+    if not bad and not broken_loss:
+        return None
+    reached = [record for record in facts.layers.values() if record.grad_nonfinite > 0]
+    root = max(reached, key=lambda record: record.order).name if reached else None
+    if broken_loss:
+        message = f"the first loss is {value}, although every activation is finite"
+        fix = "look at the loss: a logarithm of zero, an empty mean, or an overflow"
+    else:
+        place = f", first behind {root}" if root is not None else ""
+        message = f"the gradients of {listed(bad)} are NaN or infinite{place}; the loss is finite"
+        fix = "look for a root or norm at zero, a 0/0, or an overflow there in the backward pass"
+    where = tuple(dict.fromkeys([*([root] if root is not None else []), *bad])) or ("",)
+    return Finding(
+        code="IN103",
+        severity="error",
+        title="non-finite loss" if broken_loss else "non-finite gradient",
+        where=where,
+        message=message,
+        fix=fix,
+        numbers={"parameters": len(bad)},
+    )

@@ -1,0 +1,90 @@
+"""Trends over depth: a run of layers that loses or gains, robust to layers of different kinds."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from initium._check.thresholds import PEAK, RUN
+
+__all__ = ["Trend", "decay", "growth"]
+
+SMALLEST, LARGEST = 1e-300, 1e300
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """A run of layers after ``start`` that multiplies a value by ``factor`` at every step.
+
+    Attributes:
+        names: the layers of the run, the first affected first.
+        rest: the layers after it, which bring nothing back.
+        factor: geometric mean per layer, up to where the value stops moving.
+        change: value at the end over the value before the run, without the largest single step.
+        before, after: those values themselves.
+    """
+
+    names: tuple[str, ...]
+    rest: tuple[str, ...]
+    factor: float
+    change: float
+    before: float
+    after: float
+
+
+def decay(values: Sequence[tuple[str, float]]) -> Trend | None:
+    """The run in which ``values`` fall and never come back, or ``None``.
+
+    It is judged from the last value that holds a tenth of the maximum, lasts until a value is
+    within ten times the last one, and is named from where the fall begins. The largest single step
+    does not count: one small layer, or an input on another scale, is no trend.
+
+    Example:
+        >>> decay([(f"layer{i}", 0.1**i) for i in range(8)]).names[0]
+        'layer1'
+    """
+    return _run(values, sign=1)
+
+
+def growth(values: Sequence[tuple[str, float]]) -> Trend | None:
+    """The run in which ``values`` rise and never come back, or ``None``; see :func:`decay`."""
+    return _run(values, sign=-1)
+
+
+def _run(values: Sequence[tuple[str, float]], sign: int) -> Trend | None:
+    logs = [sign * _log(value) for _, value in values]
+    if len(logs) <= RUN:
+        return None
+    near = -math.log(PEAK)
+    top = max(logs)
+    start = max(index for index, log in enumerate(logs) if log >= top - near)
+    end = next(index for index, log in enumerate(logs) if index >= start and log <= logs[-1] + near)
+    if end - start < RUN:
+        return None
+    bounds = [max(logs[index : end + 1]) for index in range(start, end + 1)]
+    steps = [before - after for before, after in itertools.pairwise(bounds)]
+    fall = logs[start] - logs[end]
+    change = logs[start] - logs[-1] - max(steps)
+    step = fall / (end - start)
+    while start > 0 and logs[start - 1] - logs[start] > step / 2:
+        start -= 1
+    return Trend(
+        names=tuple(name for name, _ in values[start + 1 : end + 1]),
+        rest=tuple(name for name, _ in values[end + 1 :]),
+        factor=math.exp(-sign * step),
+        change=_exp(-sign * change),
+        before=values[start][1],
+        after=values[-1][1],
+    )
+
+
+def _log(value: float) -> float:
+    if value != value:
+        return math.log(LARGEST)
+    return math.log(min(max(value, SMALLEST), LARGEST))
+
+
+def _exp(value: float) -> float:
+    return math.exp(min(max(value, -690.0), 690.0))

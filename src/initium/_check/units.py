@@ -1,0 +1,110 @@
+"""Findings on units: dead (IN401), saturated (IN402), and copies of each other (IN403)."""
+
+from __future__ import annotations
+
+import math
+
+from initium._check.chain import advice, listed
+from initium._check.facts import Facts
+from initium._check.thresholds import (
+    DEAD_SIGMAS,
+    DUPLICATES_ERROR,
+    SATURATED_ERROR,
+    SATURATED_WARNING,
+)
+from initium._report.records import Finding
+from initium._types import ModelView, Severity
+
+__all__ = ["find_dead", "find_duplicates", "find_saturated"]
+
+
+def find_dead(facts: Facts, view: ModelView) -> list[Finding]:
+    """Activations that were zero for the whole batch, more of them than chance allows.
+
+    Needs eight samples: over fewer, half of all healthy rectified units are often silent together.
+    """
+    if facts.samples < 8:
+        return []
+    found: list[tuple[str, float]] = []
+    for name, record in sorted(facts.layers.items(), key=lambda item: item[1].order):
+        fact = facts.of(name)
+        if record.weight is None or fact.input_units == 0 or record.nonfinite:
+            continue
+        share = fact.dead_inputs / fact.input_units
+        if share > min(0.5 + DEAD_SIGMAS * 0.5 / math.sqrt(fact.input_units), 0.999):
+            place = fact.producer if fact.producer is not None else f"the input of {name}"
+            found.append((place, share))
+    found = list(dict(found).items())
+    if not found:
+        return []
+    place, share = found[0]
+    severity: Severity = "error" if any(part == 1.0 for _, part in found) else "warning"
+    return [
+        Finding(
+            code="IN401",
+            severity=severity,
+            title="dead units",
+            where=tuple(name for name, _ in found),
+            message=f"{share:.0%} of the units in {place} are zero for every sample and position "
+            f"of the batch, and so get no gradient ({len(found)} place(s) in all)",
+            fix="start biases at zero and weights with mean zero: "
+            + advice(view, [record.weight for record in facts.layers.values() if record.weight]),
+            numbers={"share": share, "places": len(found)},
+        )
+    ]
+
+
+def find_saturated(facts: Facts, view: ModelView) -> list[Finding]:
+    """Tanh and sigmoid modules whose values lie where the slope is close to zero."""
+    found = [
+        record
+        for record in facts.layers.values()
+        if record.saturated is not None and record.saturated > SATURATED_WARNING
+    ]
+    if not found:
+        return []
+    worst = max(found, key=lambda record: record.saturated or 0.0)
+    grave = (worst.saturated or 0.0) > SATURATED_ERROR
+    return [
+        Finding(
+            code="IN402",
+            severity="error" if grave else "warning",
+            title="saturated units",
+            where=tuple(record.name for record in found),
+            message=f"{worst.saturated:.0%} of the values of {worst.name or 'the model'} "
+            f"({worst.module_type}) lie in the flat ends of the function, where the slope is below "
+            f"6% ({len(found)} module(s) in all)",
+            fix="smaller weights before it: "
+            + advice(view, [record.weight for record in facts.layers.values() if record.weight]),
+            numbers={"share": worst.saturated or 0.0, "modules": len(found)},
+        )
+    ]
+
+
+def find_duplicates(facts: Facts, view: ModelView) -> list[Finding]:
+    """Matrices with units that equal each other in weights and gradient: they will stay equal."""
+    found = [record for record in facts.parameters.values() if record.duplicate_units > 0]
+    if not found:
+        return []
+
+    def order(name: str) -> int:
+        known = view.parameters.get(name)
+        return known.order if known is not None and known.order is not None else 1 << 30
+
+    found.sort(key=lambda record: order(record.name))
+    names = [record.name for record in found]
+    worst = max(record.duplicate_units / record.units for record in found)
+    first = found[0]
+    return [
+        Finding(
+            code="IN403",
+            severity="error" if worst >= DUPLICATES_ERROR else "warning",
+            title="symmetric units",
+            where=tuple(names),
+            message=f"{first.duplicate_units} of the {first.units} units of {first.name} equal "
+            f"another unit in weights and gradient, so training keeps them equal; found in "
+            f"{len(found)} matrices: {listed(names)}",
+            fix="draw the weights at random: " + advice(view, names),
+            numbers={"share": worst, "matrices": len(found)},
+        )
+    ]

@@ -1,0 +1,59 @@
+"""The command line: ``initium check | inspect | plan | diff | explain | recipes | demo``.
+
+Exit codes: 0 healthy, 1 findings at or above ``--fail-on`` (and for ``diff``: the plans differ),
+2 wrong usage or an unusable model, 130 interrupted. Every failure is one line on standard error;
+``--debug`` shows the traceback instead.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+
+from initium.errors import InitiumError
+
+__all__ = ["main", "run"]
+
+
+def main() -> None:
+    """The console script: run the command in ``sys.argv`` and exit with its code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; nothing but an exit by a signal is raised."""
+    import typer
+
+    from initium._cli.app import app
+
+    try:
+        code = app(list(arguments), prog_name="initium", standalone_mode=False)
+        sys.stdout.flush()
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except SystemExit as error:  # user code that calls sys.exit while it builds a model
+        return _fail(error, f"the model's code called exit({error.code!r})", arguments)
+    except typer.TyperException as error:
+        message = " ".join(error.format_message().split())
+        return _fail(error, f"{message} Try: initium --help", arguments)
+    except InitiumError as error:
+        return _fail(error, str(error), arguments)
+    except BrokenPipeError:
+        sys.stdout = None  # the reader has left: there is nobody to tell
+        return 2
+    except Exception as error:
+        return _fail(error, f"{_one_line(error)} (--debug shows the traceback)", arguments)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(error: BaseException, line: str, arguments: Sequence[str]) -> int:
+    if "--debug" in arguments:
+        traceback.print_exception(error)
+    print(f"initium: error: {line}", file=sys.stderr)
+    return 2
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

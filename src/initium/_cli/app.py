@@ -1,0 +1,331 @@
+"""The commands: each one loads, calls the library, and prints.
+
+Nothing is computed here, and torch is imported by the command that needs it, so that ``--help`` is
+quick. Long options only where a short one would be guesswork.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from enum import StrEnum
+from inspect import getdoc
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from initium._cli.progress import working
+from initium.errors import InputError
+
+if TYPE_CHECKING:
+    from initium._load import Loaded
+    from initium._plan import Plan
+    from initium._report.records import Report
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Plan, fill, verify and explain the starting weights of a PyTorch model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class FailOn(StrEnum):
+    """The least severity that makes ``check`` exit with code 1."""
+
+    error = "error"
+    warning = "warning"
+    info = "info"
+
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="package.module:callable, path/file.py:callable, hf:<model type or config.json>, "
+        "timm:<name> or demo:<name>.",
+    ),
+]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option("--recipe", "-r", metavar="RECIPE", help="auto, he, normal(0.02), ..."),
+]
+Tiny = Annotated[bool, typer.Option("--tiny", help="Scale an hf: model down.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of the weights, and of invented inputs.")]
+Inputs = Annotated[
+    str | None,
+    typer.Option(
+        "--inputs",
+        metavar="FILE.py:CALLABLE",
+        help="Gives the batch, or a tuple (batch, targets).",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
+
+
+@app.callback(invoke_without_command=True)
+def initium(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if version:
+        from initium import __version__
+
+        typer.echo(f"initium {__version__}")
+        raise typer.Exit()
+
+
+@app.command()
+def check(
+    model: Model,
+    recipe: RecipeOption = None,
+    plan_file: Annotated[
+        Path | None, typer.Option("--plan", metavar="FILE", help="Initialise by a saved plan.")
+    ] = None,
+    inputs: Inputs = None,
+    tiny: Tiny = False,
+    seed: Seed = 0,
+    evaluation: Annotated[
+        bool, typer.Option("--eval", help="Measure in evaluation mode instead of training mode.")
+    ] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write the report as one page.")
+    ] = None,
+    fail_on: Annotated[
+        FailOn, typer.Option("--fail-on", help="Exit with 1 from this severity on.")
+    ] = FailOn.error,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Is MODEL fit to train from its starting weights?
+
+    If not: where, why, and what to change. With --recipe or --plan the model is initialised first;
+    without, what its own code did is judged.
+    """
+    if recipe is not None and plan_file is not None:
+        raise typer.BadParameter("--recipe and --plan exclude each other; give one of them")
+    _must_be_writable(html)
+    loaded = _load(model, inputs, tiny=tiny, seed=seed)
+    if evaluation:
+        loaded.model.eval()
+    plan = _plan(loaded, recipe, plan_file, seed)
+    if plan is not None:
+        with working("filling the weights"):
+            plan.apply(loaded.model)
+    report = _check(loaded, plan)
+    if html is not None:
+        report.to_html(html)
+    typer.echo(report.to_json() if as_json else _for_terminal(report))
+    if html is not None:
+        typer.echo(f"report: {html}", err=as_json)
+    raise typer.Exit(1 if _fails(report, fail_on) else 0)
+
+
+@app.command()
+def inspect(
+    model: Model,
+    inputs: Inputs = None,
+    tiny: Tiny = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """What every parameter of MODEL is, and how that is known.
+
+    Role, fans, the activation that follows, the depth in its residual stream; with the evidence.
+    """
+    from initium import _api
+
+    loaded = _load(model, inputs, tiny=tiny, seed=0, meta=True)
+    with working("tracing the model"):
+        view = _api.inspect(loaded.model, loaded.inputs)
+    _echo(view, as_json)
+
+
+@app.command()
+def plan(
+    model: Model,
+    recipe: Annotated[
+        str, typer.Option("--recipe", "-r", metavar="RECIPE", help="auto, he, normal(0.02), ...")
+    ] = "auto",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Save as .yaml or .json.")
+    ] = None,
+    diff: Annotated[
+        str | None,
+        typer.Option("--diff", metavar="FILE_OR_RECIPE", help="Show what differs from this plan."),
+    ] = None,
+    inputs: Inputs = None,
+    tiny: Tiny = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """How every parameter of MODEL would start, and why.
+
+    Nothing is filled: a plan is data. --out saves it, --diff compares it with another.
+    """
+    from initium._plan import Plan
+
+    _must_be_writable(out)
+    loaded = _load(model, inputs, tiny=tiny, seed=seed, meta=True)
+    made = _plan(loaded, recipe, None, seed)
+    assert made is not None
+    if out is not None:
+        made.save(out)
+    if diff is not None:
+        is_file = Path(diff).suffix in {".yaml", ".yml", ".json"}
+        other = Plan.load(diff) if is_file else _plan(loaded, diff, None, seed)
+        assert other is not None
+        _echo(other.diff(made), as_json)
+    elif out is None or as_json:
+        _echo(made, as_json)
+    if out is not None:
+        typer.echo(f"plan: {out} ({len(made.entries)} entries)", err=as_json)
+
+
+@app.command()
+def diff(
+    before: Annotated[Path, typer.Argument(metavar="A", help="A saved plan.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="Another saved plan.")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """What changes from plan A to plan B.
+
+    Exits with 0 if nothing does and with 1 if anything does.
+    """
+    from initium._plan import Plan
+
+    changes = Plan.load(before).diff(Plan.load(after))
+    _echo(changes, as_json)
+    raise typer.Exit(1 if changes else 0)
+
+
+@app.command()
+def explain(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A scheme or a recipe.")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """A scheme or recipe in plain words.
+
+    Its formula, when to use it, its source, and known divergences.
+    """
+    from initium import _api
+
+    text = _api.explain(name)
+    if as_json:
+        _echo_json({"name": name, "text": text})
+    else:
+        typer.echo(text)
+
+
+@app.command()
+def recipes(as_json: Json = False, debug: Debug = False) -> None:
+    """The recipes that can be named, one line each."""
+    from initium.recipes import RECIPES
+
+    lines = {name: (getdoc(recipe) or "").partition("\n")[0] for name, recipe in RECIPES.items()}
+    if as_json:
+        _echo_json(lines)
+    else:
+        width = max(map(len, lines))
+        for name, line in lines.items():
+            typer.echo(f"{name:<{width}}  {line}")
+
+
+@app.command()
+def demo(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Where the page is written.")
+    ] = Path("out"),
+    seed: Seed = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Networks that differ only in their start, on one page.
+
+    A deep ReLU network under four recipes, and a small GPT with and without residual scaling.
+    """
+    from initium._cli.demo import run_demo
+
+    run_demo(out, seed=seed, as_json=as_json)
+
+
+def _load(spec: str, inputs: str | None, *, tiny: bool, seed: int, meta: bool = False) -> Loaded:
+    from initium._load import load
+
+    with working(f"building {spec}"):
+        return load(spec, tiny=tiny, seed=seed, meta=meta, inputs=inputs)
+
+
+def _plan(loaded: Loaded, recipe: str | None, file: Path | None, seed: int) -> Plan | None:
+    from initium import _api
+    from initium._plan import Plan
+
+    if file is not None:
+        return Plan.load(file)
+    if recipe is None:
+        return None
+    with working(f"planning {loaded.name} with {recipe}"):
+        return _api.plan(loaded.model, recipe, inputs=loaded.inputs, seed=seed)
+
+
+def _check(loaded: Loaded, plan: Plan | None) -> Report:
+    from initium import _api
+
+    with working(f"checking {loaded.name}"):
+        return _api.check(loaded.model, loaded.inputs, loaded.targets, loaded.loss_fn, plan)
+
+
+def _fails(report: Report, fail_on: FailOn) -> bool:
+    from initium._report.records import SEVERITIES
+
+    limit = SEVERITIES.index(fail_on.value)
+    return any(SEVERITIES.index(finding.severity) <= limit for finding in report.findings)
+
+
+def _must_be_writable(path: Path | None) -> None:
+    if path is not None and not path.absolute().parent.is_dir():
+        raise InputError("the folder does not exist", where=str(path), fix="create it first")
+
+
+def _for_terminal(report: Report) -> str:
+    from initium._report.terminal import render_report
+
+    return render_report(report, color=sys.stdout.isatty() and "NO_COLOR" not in os.environ)
+
+
+def _echo(value: object, as_json: bool) -> None:
+    if as_json:
+        _echo_json(_plain(value))
+    else:
+        typer.echo(str(value))
+
+
+def _echo_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def _plain(value: object) -> object:
+    """Records as JSON knows them; specs in their text form, numbers that are not finite as null."""
+    from initium.spec import Spec
+
+    if isinstance(value, Spec):
+        return str(value)
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,124 @@
+"""A plan into a model: everything is validated, then everything is written, then that is proved.
+
+Parameters are written in place, so that identity, ``requires_grad``, device and ties stay. Those on
+the meta device are made anew, once per tensor and in every place that holds it. Not covered here:
+sharded tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from initium._fill.tensor import check_fillable, values
+from initium._model.names import Slot, slots
+from initium._plan.plan import Entry, Plan
+from initium.errors import PlanError, near
+
+__all__ = ["apply"]
+
+
+def apply(plan: Plan, model: nn.Module, device: str | torch.device | None = None) -> None:
+    """Fill ``model`` as planned; see :meth:`initium.Plan.apply`.
+
+    Raises:
+        PlanError: the model differs from the plan; nothing has been written then.
+    """
+    held = slots(model)
+    _validate(plan, held)
+    written: dict[str, int] = {}
+    for name, entry in plan.entries.items():
+        if not entry.kept:
+            drawn = values(name, entry, plan.seed, _dtype(held[name].tensor))
+            _write(held[name], drawn, device)
+            written[name] = drawn.numel()
+    _prove(plan, model, written)
+
+
+def _write(slot: Slot, drawn: torch.Tensor, device: str | torch.device | None) -> None:
+    with torch.no_grad():
+        if not slot.tensor.is_meta:
+            slot.tensor.copy_(drawn)
+            return
+        made = drawn.to(device or "cpu")
+        if isinstance(slot.tensor, nn.Parameter):
+            made = nn.Parameter(made, requires_grad=slot.tensor.requires_grad)
+            made.__dict__.update(slot.tensor.__dict__)
+        for module, leaf in slot.places:
+            setattr(module, leaf, made)
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _validate(plan: Plan, held: Mapping[str, Slot]) -> None:
+    owner_of = {alias: slot.name for slot in held.values() for alias in slot.aliases}
+    for name, entry in plan.entries.items():
+        if name in owner_of:
+            raise PlanError(
+                f"is tied to {owner_of[name]} in the model and has an entry of its own in the plan",
+                where=name,
+                fix="untie it in the model, or plan the tied model",
+            )
+        if name not in held:
+            known = near(name, held)
+            raise PlanError(
+                "is in the plan and not in the model"
+                + (f", which has {', '.join(known)}" if known else ""),
+                where=name,
+                fix="plan this model, or apply the plan to the model that it was made for",
+            )
+        _validate_one(name, entry, held[name])
+    planned_aliases = {alias: owner for owner, other in plan.ties.items() for alias in other}
+    for name in held:
+        if name in planned_aliases:
+            raise PlanError(
+                f"is tied to {planned_aliases[name]} in the plan and not in the model",
+                where=name,
+                fix="tie it in the model, or plan the untied model",
+            )
+        if name not in plan.entries:
+            known = near(name, plan.entries)
+            raise PlanError(
+                "is in the model and not in the plan"
+                + (f", which has {', '.join(known)}" if known else ""),
+                where=name,
+                fix="plan this model, or apply the plan to the model that it was made for",
+            )
+
+
+def _validate_one(name: str, entry: Entry, slot: Slot) -> None:
+    shape = tuple(slot.tensor.shape)
+    if shape != entry.shape:
+        raise PlanError(
+            f"has shape {shape} in the model and {entry.shape} in the plan",
+            where=name,
+            fix="plan this model, or apply the plan to the model that it was made for",
+        )
+    if set(slot.aliases) != set(entry.aliases):
+        raise PlanError(
+            f"is tied to {', '.join(slot.aliases) or 'nothing'} in the model "
+            f"and to {', '.join(entry.aliases) or 'nothing'} in the plan",
+            where=name,
+            fix="plan this model, or tie it as the plan has it",
+        )
+    if entry.kept and slot.tensor.is_meta:
+        raise PlanError(
+            f"is on the meta device and kept by the plan ({entry.reason.rstrip('.')}), so that "
+            "nothing would ever give it a value",
+            where=name,
+            fix="give it a spec by a rule, or build the model on a real device",
+        )
+    check_fillable(name, entry, _dtype(slot.tensor))
+
+
+def _prove(plan: Plan, model: nn.Module, written: Mapping[str, int]) -> None:
+    for name, slot in slots(model).items():
+        entry = plan.entries[name]
+        if slot.tensor.is_meta or not (entry.kept or written[name] == slot.tensor.numel()):
+            raise PlanError(
+                f"{written.get(name, 0)} of {slot.tensor.numel()} elements were written", where=name
+            )

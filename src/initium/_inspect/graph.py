@@ -1,0 +1,104 @@
+"""The data flow of one forward pass: values, the operators between them, and where each came from.
+
+A value is *data* if it depends on the model's inputs, *derived* if it depends on parameters but not
+on inputs (a transposed weight, a looked-up position table), and constant otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+__all__ = ["Graph", "Node", "Value", "operands"]
+
+Origin = Literal["parameter", "buffer", "input", "constant", "operator"]
+
+
+@dataclass(slots=True, eq=False)
+class Value:
+    """One tensor at one moment. ``storage`` tells which values are views of the same memory."""
+
+    id: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    strides: tuple[int, ...]
+    offset: int
+    storage: int
+    origin: Origin
+    name: str = ""
+    node: Node | None = None
+    users: list[Node] = field(default_factory=list)
+    data: bool = False
+    roots: frozenset[str] = frozenset()
+
+    @property
+    def numel(self) -> int:
+        total = 1
+        for size in self.shape:
+            total *= size
+        return total
+
+    @property
+    def derived(self) -> bool:
+        """Made of parameters alone."""
+        return bool(self.roots) and not self.data
+
+    def __repr__(self) -> str:
+        return f"Value({self.id}, {self.name or self.origin}, {list(self.shape)})"
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """One operator call. ``args`` and ``kwargs`` hold values where the call had tensors."""
+
+    id: int
+    op: str
+    overload: torch._ops.OpOverload
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    module: str
+
+    @property
+    def out(self) -> Value:
+        return self.outputs[0]
+
+    def argument(self, position: int, name: str, default: object = None) -> object:
+        """The argument at a position of the schema, however it was passed."""
+        if position < len(self.args):
+            return self.args[position]
+        return self.kwargs.get(name, default)
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(str(value.id) for value in self.inputs)
+        outputs = ", ".join(str(value.id) for value in self.outputs)
+        return f"Node({self.id}, {self.op}({inputs}) -> {outputs}, in {self.module or '.'})"
+
+
+@dataclass(slots=True)
+class Graph:
+    """A whole trace. ``constants`` keeps the real contents of small known values by value id."""
+
+    nodes: list[Node] = field(default_factory=list)
+    values: list[Value] = field(default_factory=list)
+    parameters: dict[str, Value] = field(default_factory=dict)
+    outputs: list[Value] = field(default_factory=list)
+    constants: dict[int, torch.Tensor] = field(default_factory=dict)
+    invented: list[str] = field(default_factory=list)
+    written: set[str] = field(default_factory=set)
+
+
+def operands(tree: object) -> Iterator[Value]:
+    """The values inside the arguments of a node, in order."""
+    if isinstance(tree, Value):
+        yield tree
+    elif isinstance(tree, dict):
+        for item in tree.values():
+            yield from operands(item)
+    elif isinstance(tree, (list, tuple)):
+        for item in tree:
+            yield from operands(item)

@@ -1,0 +1,188 @@
+"""Residual streams: which sums carry a stream on, and which weights write to it.
+
+A sum a + b is residual if b was computed from a through at least one weight. The weights nearest
+behind b are the writers. Where the skip is itself one weight away from the branch's source (a
+shortcut projection), a new stream begins with that sum. A normalisation on the skip (post-norm)
+also begins a new one: it resets the scale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from initium._inspect.flow import Flow
+from initium._inspect.graph import Node, Value
+from initium._inspect.uses import Use
+
+__all__ = ["Addition", "Streams", "find_streams"]
+
+SUMS = frozenset({"add", "sub", "subtract"})
+
+
+@dataclass(slots=True, eq=False)
+class Addition:
+    """One residual sum: what is carried, what is added, who writes, and where on which stream.
+
+    ``branches`` is how many branches this sum adds (two for parallel attention and MLP), ``depth``
+    how many were added to the stream before.
+    """
+
+    node: Node
+    skip: Value
+    branch: Value
+    stream: int
+    depth: int
+    branches: int
+    writers: list[Use] = field(default_factory=list)
+    shortcut: list[Use] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Streams:
+    """All residual sums in order, and the number of branches per stream."""
+
+    additions: list[Addition] = field(default_factory=list)
+    totals: dict[int, int] = field(default_factory=dict)
+    by_value: dict[int, Addition] = field(default_factory=dict)
+    origins: dict[int, int] = field(default_factory=dict)
+
+    def writer(self, use: Use) -> Addition | None:
+        for addition in self.additions:
+            if use in addition.writers:
+                return addition
+        return None
+
+    def read(self, flow: Flow, value: Value | None) -> tuple[int, int] | None:
+        """(stream, branches written before) where the value is a stream up to a norm."""
+        if value is None:
+            return None
+        for step, _ in flow.back(value, norms=True):
+            addition = self.by_value.get(step.id)
+            if addition is not None:
+                return addition.stream, addition.depth + addition.branches
+            if step.id in self.origins:
+                return self.origins[step.id], 0
+        return None
+
+
+def find_streams(flow: Flow) -> Streams:
+    """Walk the sums of the trace in order."""
+    streams = Streams()
+    for node in flow.graph.nodes:
+        if node.op not in SUMS or node.id in flow.inner:
+            continue
+        signals = flow.signals(node)
+        if len(signals) != 2:
+            continue
+        left, right = signals
+        if not left.numel == right.numel == node.out.numel:
+            continue
+        found = _skip_and_branch(flow, left, right) or _with_shortcut(flow, left, right)
+        if found is None:
+            continue
+        skip, branch, shortcut = found
+        _add(flow, streams, node, skip, branch, shortcut)
+    return streams
+
+
+def _skip_and_branch(
+    flow: Flow, left: Value, right: Value
+) -> tuple[Value, Value, list[Use]] | None:
+    for skip, branch in ((left, right), (right, left)):
+        chain = [value.id for value, _ in flow.back(skip, norms=True)]
+        if flow.weights_between(branch, chain) >= 1:
+            return skip, branch, []
+    return None
+
+
+def _with_shortcut(flow: Flow, left: Value, right: Value) -> tuple[Value, Value, list[Use]] | None:
+    for skip, branch in ((left, right), (right, left)):
+        use = _single_weight(flow, skip)
+        if use is None or use.data is None or use.kind != "matrix":
+            continue
+        chain = [value.id for value, _ in flow.back(use.data, norms=True)]
+        if flow.weights_between(branch, chain, enough=2) >= 2:
+            return skip, branch, [use]
+    return None
+
+
+def _single_weight(flow: Flow, value: Value) -> Use | None:
+    """The weight whose product ``value`` is, up to transparent steps, norms and pooling."""
+    here = value
+    for _ in range(32):
+        use = flow.uses.matrix(here.node)
+        if use is not None:
+            return use
+        before = flow.through(here.node)
+        if before is None and here.node is not None:
+            if here.node.id in flow.norms:
+                before = flow.norms[here.node.id]
+            elif flow.pools(here.node) and len(flow.signals(here.node)) == 1:
+                before = flow.signals(here.node)[0]
+        if before is None:
+            return None
+        here = before
+    return None
+
+
+def _add(
+    flow: Flow, streams: Streams, node: Node, skip: Value, branch: Value, shortcut: list[Use]
+) -> None:
+    stream, depth = len(streams.totals), 0
+    origin = skip
+    if not shortcut:
+        for step, normed in flow.back(skip, norms=True):
+            if normed:
+                break
+            origin = step
+            before = streams.by_value.get(step.id)
+            if before is not None:
+                stream, depth = before.stream, before.depth + before.branches
+                break
+    source = shortcut[0].data if shortcut and shortcut[0].data is not None else skip
+    chain = {value.id for value, _ in flow.back(source, norms=True)}
+    writers, branches = _writers(flow, streams, branch, chain)
+    if depth == 0:
+        streams.origins.setdefault(origin.id, stream)
+    addition = Addition(
+        node, skip, branch, stream, depth, max(branches, 1), writers, shortcut
+    )
+    streams.additions.append(addition)
+    streams.by_value[node.out.id] = addition
+    streams.totals[stream] = addition.depth + addition.branches
+
+
+def _writers(
+    flow: Flow, streams: Streams, branch: Value, chain: set[int]
+) -> tuple[list[Use], int]:
+    """The weights nearest behind a branch, and how many summands it has."""
+    parts = [branch]
+    summands: list[Value] = []
+    while parts:
+        value = parts.pop()
+        base = value
+        for step, _ in flow.back(value):
+            base = step
+        node = base.node
+        plain_sum = (
+            node is not None
+            and node.op == "add"
+            and node.id not in flow.inner
+            and base.id not in streams.by_value
+            and len(flow.signals(node)) == 2
+            and all(item.numel == base.numel for item in flow.signals(node))
+            and all(flow.weights_between(item, chain) >= 1 for item in flow.signals(node))
+        )
+        if plain_sum and node is not None:
+            parts += flow.signals(node)
+        else:
+            summands.append(value)
+    writers: list[Use] = []
+    for value in summands:
+        for use in flow.nearest(
+            value, stop=lambda here: here.id in chain or here.id in streams.by_value, linear=True
+        ):
+            feeds = use.data is not None and flow.weights_between(use.out, chain) >= 1
+            if feeds and use.kind != "lookup" and use not in writers:
+                writers.append(use)
+    return writers, len(summands)

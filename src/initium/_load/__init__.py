@@ -1,0 +1,9 @@
+"""Models from a short text, a batch for any module, and models without their weights."""
+
+from __future__ import annotations
+
+from initium._load.inputs import example_inputs
+from initium._load.load import FORMS, Loaded, load
+from initium._load.weightless import weightless
+
+__all__ = ["FORMS", "Loaded", "example_inputs", "load", "weightless"]

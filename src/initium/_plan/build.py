@@ -1,0 +1,138 @@
+"""From a model view and a recipe to a plan: cover or fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from initium._plan.plan import Entry, Plan
+from initium._plan.recipe import Recipe, parse_recipe
+from initium._plan.rules import Action, Choice, Rule, decide, read_rules
+from initium._types import BufferView, ModelView, ParameterView
+from initium.errors import PlanError, RecipeError, SpecError, near
+from initium.spec import Constant, Keep, parse
+
+__all__ = ["plan_model"]
+
+
+def plan_model(
+    view: ModelView,
+    recipe: str | Recipe = "auto",
+    seed: int = 0,
+    rules: Iterable[Rule] | Mapping[str, Action] | None = None,
+) -> Plan:
+    """Give every parameter and buffer of a model exactly one spec.
+
+    Args:
+        view: what the model is.
+        recipe: a recipe or its text.
+        seed: chooses the random numbers.
+        rules: rules that stand before the recipe's own, or a mapping of patterns to actions.
+
+    Raises:
+        RecipeError: an unknown recipe, or a rule that matches nothing in this model.
+        PlanError: a parameter that no rule matches, a spec that does not fit its shape, or a buffer
+            on the meta device that nobody can rebuild.
+    """
+    chosen = parse_recipe(recipe)
+    own = read_rules(rules)
+    for rule in own:
+        if not any(rule.matches(parameter) for parameter in view.owners):
+            raise _matches_nothing(rule, view)
+    order = (*own, *chosen.rules)
+    entries = {parameter.name: _parameter(parameter, view, order) for parameter in view.owners}
+    for buffer in view.buffers.values():
+        if buffer.tied_to is None:
+            entries[buffer.name] = _buffer(buffer, view)
+    return Plan(entries, recipe=chosen.text, seed=seed, model=view.model)
+
+
+def _parameter(parameter: ParameterView, view: ModelView, rules: tuple[Rule, ...]) -> Entry:
+    if parameter.numel == 0:
+        choice: Choice | None = Choice(Constant(0.0), "It holds no elements.")
+    else:
+        choice = decide(rules, parameter, view)
+    if choice is None:
+        raise PlanError(
+            f"no rule of the recipe matches this parameter of role {parameter.role}",
+            where=parameter.name,
+            fix='add a rule for it, such as Rule("normal(0.02)", name="'
+            f'{parameter.name}"), or Rule("keep", ...) to leave it as it is',
+        )
+    try:
+        choice.spec.check(parameter.shape)
+    except SpecError as error:
+        raise PlanError(
+            f"the spec does not fit the shape {parameter.shape}: {error}",
+            where=parameter.name,
+            value=str(choice.spec),
+        ) from error
+    role = parameter.evidence.get("role")
+    return Entry(
+        spec=choice.spec,
+        shape=parameter.shape,
+        dtype=parameter.dtype,
+        role=parameter.role,
+        reason=choice.reason,
+        evidence=str(role) if role else "",
+        aliases=parameter.aliases,
+    )
+
+
+def _buffer(buffer: BufferView, view: ModelView) -> Entry:
+    text = buffer.rule or buffer.value
+    if text is not None:
+        spec = parse(text)
+        reason = "Its owner's rule." if buffer.rule else "The value that its constructor computed."
+    elif buffer.on_meta:
+        raise PlanError(
+            "this buffer is on the meta device, and nothing says how to rebuild its value",
+            where=buffer.name,
+            fix="build the model on the CPU, or plan it from a real copy",
+        )
+    else:
+        spec, reason = Keep(), "A buffer without a known rule keeps its constructor's value."
+    return Entry(
+        spec=spec,
+        shape=buffer.shape,
+        dtype=buffer.dtype,
+        role="buffer",
+        reason=reason,
+        evidence=str(buffer.evidence),
+        aliases=tuple(
+            other.name for other in view.buffers.values() if other.tied_to == buffer.name
+        ),
+    )
+
+
+def _matches_nothing(rule: Rule, view: ModelView) -> RecipeError:
+    names = [parameter.name for parameter in view.owners]
+    if rule.name is not None or rule.regex is not None:
+        pattern = rule.name or rule.regex or ""
+        tied = [p for p in view.parameters.values() if p.tied_to and p.name == pattern]
+        if tied:
+            return RecipeError(
+                f"is another name of a tied parameter, which is planned as {tied[0].tied_to}",
+                where="rules",
+                value=pattern,
+                fix=f"write the rule for {tied[0].tied_to}",
+            )
+        return RecipeError(
+            f"{rule} matches no parameter of {view.model}",
+            where="rules",
+            value=pattern,
+            choices=near(pattern, names) or tuple(names[:3]),
+        )
+    if rule.module_type is not None:
+        types = sorted({parameter.module_type for parameter in view.owners})
+        return RecipeError(
+            f"{rule} matches no parameter of {view.model}",
+            where="rules",
+            value=rule.module_type,
+            choices=near(rule.module_type, types) or tuple(types),
+        )
+    roles = sorted({parameter.role for parameter in view.owners})
+    return RecipeError(
+        f"{rule} matches no parameter of {view.model}, which has these roles",
+        where="rules",
+        choices=roles,
+    )

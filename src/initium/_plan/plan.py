@@ -1,0 +1,195 @@
+"""The plan: for every parameter and buffer a spec, with the reason and the evidence.
+
+A plan is pure, immutable data. The methods that need torch (apply, tensor, to_torch) are one-line
+delegates that import the code that does the work when they are called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from initium import stream
+from initium.spec import Keep, Moments, Spec
+
+if TYPE_CHECKING:
+    import torch
+    import torch.nn
+
+    import initium._plan.diff
+
+__all__ = ["Entry", "Plan"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one parameter or buffer starts from, and why.
+
+    Attributes:
+        spec: the distribution; :class:`~initium.spec.Keep` if it is left as it is.
+        shape: the shape of the whole, unsharded tensor.
+        dtype: its dtype by name, such as ``"float32"``.
+        role: the role of the parameter, or ``"buffer"``.
+        reason: one sentence on why this spec.
+        evidence: how the role is known.
+        aliases: the other names under which a tied tensor is held.
+    """
+
+    spec: Spec
+    shape: tuple[int, ...]
+    dtype: str
+    role: str
+    reason: str
+    evidence: str = ""
+    aliases: tuple[str, ...] = ()
+
+    @cached_property
+    def _moments(self) -> Moments:
+        return self.spec.moments(self.shape)
+
+    @property
+    def std(self) -> float | None:
+        """The exact standard deviation over all elements; ``None`` where nothing is drawn."""
+        return self._moments.std
+
+    @property
+    def mean(self) -> float | None:
+        """The exact mean over all elements; ``None`` where nothing is drawn."""
+        return self._moments.mean
+
+    @property
+    def kept(self) -> bool:
+        """Whether the tensor is explicitly left as it is."""
+        return isinstance(self.spec, Keep)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a model starts: immutable, printable, comparable, a file beside the model's code.
+
+    Attributes:
+        entries: every parameter and buffer by canonical name, tied ones under their owner, in the
+            order of the model.
+        recipe: the text of the recipe, as for :func:`initium.plan`.
+        seed: chooses the random numbers.
+        model: the class name of the model.
+        stream: the version of the random stream.
+
+    Example:
+        >>> import torch, initium
+        >>> plan = initium.plan(torch.nn.Linear(3, 2), "normal(0.5)")
+        >>> plan.entries["weight"].std
+        0.5
+    """
+
+    entries: Mapping[str, Entry]
+    recipe: str = ""
+    seed: int = 0
+    model: str = ""
+    stream: int = field(default=stream.VERSION)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "entries", MappingProxyType(dict(self.entries)))
+
+    @property
+    def ties(self) -> Mapping[str, tuple[str, ...]]:
+        """The other names of each tied tensor, by its owner's name."""
+        return {name: entry.aliases for name, entry in self.entries.items() if entry.aliases}
+
+    def apply(self, model: torch.nn.Module, device: str | torch.device | None = None) -> None:
+        """Fill ``model`` in place; everything is validated before anything is written.
+
+        Args:
+            model: the planned model, also wrapped, compiled or on the meta device.
+            device: where parameters of the meta device are made; the CPU by default.
+
+        Raises:
+            PlanError: the model's names, shapes, dtypes or ties differ from the plan's; the message
+                names both sides.
+
+        Example:
+            >>> import torch, initium
+            >>> model = torch.nn.Linear(3, 2)
+            >>> initium.plan(model, "zeros").apply(model)
+            >>> bool(model.weight.any())
+            False
+        """
+        from initium._fill.apply import apply
+
+        apply(self, model, device)
+
+    def tensor(self, name: str, index: object = None) -> torch.Tensor:
+        """One planned tensor, or any slice of it on its own, on the CPU in the planned dtype.
+
+        Args:
+            name: a canonical name, or an alias of a tied tensor.
+            index: an int, a slice or a tuple of them into the whole tensor; steps must be 1.
+
+        Raises:
+            PlanError: an unknown name, or an entry that is kept as it is.
+
+        Example:
+            >>> import torch, initium
+            >>> plan = initium.plan(torch.nn.Linear(3, 2), "he")
+            >>> whole, row = plan.tensor("weight"), plan.tensor("weight", index=1)
+            >>> bool((whole[1] == row).all())
+            True
+        """
+        from initium._fill.tensor import tensor
+
+        return tensor(self, name, index)
+
+    def to_torch(self) -> str:
+        """The plan as plain torch code: the same distributions, other bits, no initium inside.
+
+        Example:
+            >>> import torch, initium
+            >>> code = initium.plan(torch.nn.Linear(3, 2), "zeros").to_torch()
+            >>> "import initium" in code
+            False
+        """
+        from initium._fill.to_torch import to_torch
+
+        return to_torch(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the plan as YAML, or as JSON if the suffix is ``.json``; at once or not at all.
+
+        Raises:
+            PlanFileError: the file cannot be written.
+        """
+        from initium._plan.files import save
+
+        return save(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read a plan that :meth:`save` wrote; every value is checked.
+
+        Raises:
+            PlanFileError: a missing or damaged file, with the line or key and the fix.
+        """
+        from initium._plan.files import load
+
+        return load(path)
+
+    def diff(self, other: Plan) -> initium._plan.diff.PlanDiff:
+        """What changes from this plan to ``other``, as a table; false if nothing does."""
+        from initium._plan.diff import diff
+
+        return diff(self, other)
+
+    def __str__(self) -> str:
+        from initium._plan.table import plan_table
+
+        return plan_table(self)
+
+    def __repr__(self) -> str:
+        return (
+            f"Plan({len(self.entries)} entries, recipe={self.recipe!r}, seed={self.seed}, "
+            f"model={self.model!r})"
+        )

@@ -1,0 +1,76 @@
+"""A plan as a table for a terminal: one line per distinct entry, repeated blocks folded."""
+
+from __future__ import annotations
+
+import re
+from itertools import groupby
+
+from rich.console import RenderableType
+
+from initium._plan.plan import Entry, Plan
+from initium._tables import fold, legend, number, render, shape_text, table, width_of
+from initium.spec import Blocks, Spec, Value
+
+__all__ = ["plan_table", "spec_text"]
+
+ROOM_FOR_REASONS = 130
+
+
+def plan_table(plan: Plan, width: int | None = None) -> str:
+    """The plan at ``width`` columns; below 130, the reasons stand as numbered notes beneath."""
+    wide = width_of(width) >= ROOM_FOR_REASONS
+    notes: dict[str, int] = {}
+    rows = []
+    for group in fold((name, _key(entry)) for name, entry in plan.entries.items()):
+        entry = plan.entries[group.names[0]]
+        note = notes.setdefault(entry.reason, len(notes) + 1)
+        rows.append(
+            (
+                group.pattern,
+                shape_text(entry.shape),
+                entry.role,
+                spec_text(entry.spec),
+                number(entry.std),
+                entry.reason if wide else str(note),
+            )
+        )
+    right = ("std",) if wide else ("std", "why")
+    names = max((len(row[0]) for row in rows), default=0)
+    whole = ("name", "std") if names <= width_of(width) // 2 else ("std",)
+    body = table(("name", "shape", "role", "spec", "std", "why"), rows, right=right, whole=whole)
+    parts: list[RenderableType] = [_heading(plan), "", body]
+    if not wide:
+        parts += ["", legend((str(index), reason) for reason, index in notes.items())]
+    ties = [f"{', '.join(aliases)} is tied to {owner}" for owner, aliases in plan.ties.items()]
+    return render(*parts, *(["", *ties] if ties else []), width=width)
+
+
+def spec_text(spec: Spec) -> str:
+    """A spec for people: four digits, blocks as ``2 x normal(0.2) + constant(0)``, no stored data.
+
+    Example:
+        >>> from initium.spec import Normal
+        >>> spec_text(Normal(0.0255155181539914))
+        'normal(0.02552)'
+    """
+    if isinstance(spec, Value):
+        return f"value({shape_text(spec.shape)})"
+    if isinstance(spec, Blocks):
+        runs = [(text, len(list(same))) for text, same in groupby(_parts(spec))]
+        return " + ".join(f"{count} x {text}" if count > 1 else text for text, count in runs)
+    return re.sub(r"\d+\.\d+(e[+-]?\d+)?", lambda found: f"{float(found[0]):.4g}", str(spec))
+
+
+def _parts(spec: Blocks) -> list[str]:
+    return [spec_text(part.spec) for part in sorted(spec.parts, key=lambda part: part.start)]
+
+
+def _key(entry: Entry) -> tuple[object, ...]:
+    return entry.spec, entry.shape, entry.role, entry.reason
+
+
+def _heading(plan: Plan) -> str:
+    kept = sum(entry.kept for entry in plan.entries.values())
+    told = f"{plan.model or 'model'}: recipe {plan.recipe}, seed {plan.seed}"
+    told += f", {len(plan.entries)} tensors"
+    return f"{told}, {kept} of them kept as they are" if kept else told

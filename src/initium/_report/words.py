@@ -1,0 +1,165 @@
+"""The verdict, the loss and the numbers of a report in plain words, shared by all its views."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from initium._report.records import Finding, LossRecord, Report
+from initium._types import Severity
+
+__all__ = [
+    "count",
+    "loss",
+    "loss_sentence",
+    "number",
+    "plain",
+    "sentence",
+    "shape",
+    "summary",
+    "verdict",
+]
+
+
+def number(value: float | None) -> str:
+    """A measurement with three digits; ``–`` for what was not measured.
+
+    Example:
+        >>> number(0.12345), number(1.5e-12), number(0.0), number(None), number(float("nan"))
+        ('0.123', '1.5e-12', '0', '–', 'nan')
+    """
+    if value is None:
+        return "–"
+    if not math.isfinite(value):
+        return str(float(value))
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 1e4:
+        return f"{value:.3g}" if abs(value) < 1e3 else f"{value:.0f}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def count(items: int, noun: str) -> str:
+    """A number of things, with thousands apart.
+
+    Example:
+        >>> count(1, "error"), count(1200, "layer")
+        ('1 error', '1,200 layers')
+    """
+    return f"{items:,} {noun}" + ("" if items == 1 else "s")
+
+
+def shape(sizes: Iterable[int]) -> str:
+    """A shape such as ``768 × 3072``; ``scalar`` for none."""
+    return " × ".join(str(size) for size in sizes) or "scalar"
+
+
+def plain(text: str) -> str:
+    """The text with everything that would steer a terminal written as an escape.
+
+    Example:
+        >>> print(plain("fc\\x1b[31m.weight"))
+        fc\\x1b[31m.weight
+    """
+    return "".join(
+        char if char.isprintable() or char in "\n\u200d" else _escape(char) for char in text
+    )
+
+
+def sentence(text: str) -> str:
+    """The text with a capital first letter, unless it starts with a name such as ``fc.weight``."""
+    first = text.split(maxsplit=1)[:1]
+    return plain(text[:1].upper() + text[1:] if first and first[0].isalpha() else text)
+
+
+def _escape(char: str) -> str:
+    return char.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def verdict(report: Report) -> str:
+    """The answer to "can I train from these weights?" in a few words.
+
+    ``fit to train``, or ``not fit to train: `` and the errors, each where it starts.
+    """
+    if report.ok:
+        return "fit to train"
+    errors = _distinct(finding for finding in report.findings if finding.severity == "error")
+    named = "; ".join(_named(finding, report) for finding in errors[:2])
+    rest = f"; and {len(errors) - 2} more" if len(errors) > 2 else ""
+    return f"not fit to train: {named}{rest}"
+
+
+def _distinct(findings: Iterable[Finding]) -> list[Finding]:
+    first: dict[str, Finding] = {}
+    for finding in findings:
+        first.setdefault(finding.title, finding)
+    return list(first.values())
+
+
+def _named(finding: Finding, report: Report) -> str:
+    known = (name for name in finding.where if name in report.layers or name in report.parameters)
+    place = next(known, "")
+    return f"{finding.title} at {place}" if place else finding.title
+
+
+def summary(report: Report) -> str:
+    """How many findings there are of each severity, in words."""
+    nouns: dict[Severity, str] = {"error": "error", "warning": "warning", "info": "note"}
+    found = {
+        severity: sum(finding.severity == severity for finding in report.findings)
+        for severity in nouns
+    }
+    parts = [count(found[severity], noun) for severity, noun in nouns.items() if found[severity]]
+    return ", ".join(parts) or "no findings"
+
+
+def loss_sentence(record: LossRecord) -> str:
+    """The first loss against the loss that a healthy start would give, as sentences."""
+    source = _SOURCES.get(record.source, record.source)
+    if record.value is None:
+        return f"There is no loss: the backward pass started from a {source}."
+    if not math.isfinite(record.value):
+        return f"The first loss ({source}) is not a finite number: {record.value}."
+    sentences = [f"The first loss is {loss(record.value)} ({source})."]
+    if record.expected is not None:
+        guess = (
+            f"Guessing evenly among {record.classes:,} classes gives ln {record.classes} = "
+            if record.classes
+            else "A start that knows nothing gives "
+        )
+        sentences.append(
+            f"{guess}{loss(record.expected)}: {_against(record.value, record.expected)}."
+        )
+    if record.logit_std is not None:
+        sentences.append(f"The outputs spread by {number(record.logit_std)} (standard deviation).")
+    return " ".join(sentences)
+
+
+_SOURCES = {
+    "loss_fn": "given by loss_fn",
+    "model": "the model's own",
+    "random cotangent": "random gradient at the output",
+}
+
+
+def loss(value: float) -> str:
+    """A loss with three decimals.
+
+    Example:
+        >>> loss(2.302585), loss(3.1e14)
+        ('2.303', '3.1e14')
+    """
+    return f"{value:.3f}" if 1e-2 <= abs(value) < 1e4 else number(value)
+
+
+def _against(value: float, expected: float) -> str:
+    excess = value - expected
+    if abs(excess) <= max(0.1 * abs(expected), 0.05):
+        return "that is the loss of a guess, as it should be"
+    if excess < 0:
+        return "the loss is lower than a guess, as if the answer were already known"
+    if expected > 0 and value > 2 * expected:
+        times = number(value / expected)
+        return f"the loss is {times} times that, and the first steps are spent on undoing it"
+    return f"the loss is {number(excess)} above it"

@@ -1,0 +1,1 @@
+"""What is known about initialisation: activations, their gains, and the cited schemes."""

@@ -1,0 +1,76 @@
+"""Specs as text, read back: the inverse of ``str(spec)``, without ``eval``."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+
+from initium._text import Call, parse_call
+from initium.errors import SpecError, near
+from initium.spec.base import Spec
+from initium.spec.composite import Blocks, Keep, Part, Value
+from initium.spec.elementwise import Constant, Normal, TruncatedNormal, Uniform
+from initium.spec.matrix import DeltaOrthogonal, Dirac, Identity, Orthogonal, Sparse
+
+__all__ = ["SPECS", "parse"]
+
+SPECS: dict[str, type[Spec]] = {
+    spec.name: spec
+    for spec in (
+        *(Constant, Normal, Uniform, TruncatedNormal),
+        *(Orthogonal, DeltaOrthogonal, Dirac, Identity, Sparse),
+        *(Blocks, Value, Keep),
+    )
+}
+"""Every spec by the name that its text begins with."""
+
+
+def parse(text: str) -> Spec:
+    """Read a spec from its text.
+
+    Raises:
+        SpecError: an unknown name, a wrong argument, or text of another form.
+
+    Example:
+        >>> parse("truncated_normal(0.02, cut=3)")
+        TruncatedNormal(std=0.02, mean=0.0, cut=3.0, compensated=True)
+    """
+    try:
+        call = parse_call(text)
+    except ValueError as error:
+        raise SpecError(
+            str(error), where="spec", fix="write a distribution such as normal(0.02)"
+        ) from None
+    spec = _build(call)
+    if not isinstance(spec, Spec):
+        raise SpecError("is not a distribution", where="spec", value=call.name, choices=SPECS)
+    return spec
+
+
+def _build(value: object) -> object:
+    if isinstance(value, (list, tuple)):
+        return tuple(_build(item) for item in value)
+    if not isinstance(value, Call):
+        return value
+    kind: Callable[..., object] | None = SPECS.get(value.name)
+    if value.name == "part":
+        kind = Part
+    if kind is None:
+        raise SpecError(
+            "is not a known distribution",
+            where="spec",
+            value=value.name,
+            choices=near(value.name, SPECS) or SPECS,
+        )
+    arguments = [_build(item) for item in value.args]
+    keywords = {name: _build(item) for name, item in value.kwargs.items()}
+    try:
+        inspect.signature(kind).bind(*arguments, **keywords)
+    except TypeError as error:
+        raise SpecError(
+            str(error),
+            where=value.name,
+            choices=[field.name for field in dataclasses.fields(kind)],  # type: ignore[arg-type]
+        ) from None
+    return kind(*arguments, **keywords)

@@ -1,0 +1,283 @@
+"""Any part of any parameter, on its own: ``draw(spec, seed=, name=, shape=, index=)``.
+
+Independent elements are drawn by their index in the whole parameter, in chunks. Matrices that are
+not elementwise are drawn whole, each from a sub-stream of its own, and then cut.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from numbers import Integral
+from typing import TypeVar, get_args
+
+import numpy as np
+
+from initium.errors import SpecError
+from initium.spec import (
+    Blocks,
+    DeltaOrthogonal,
+    Dirac,
+    Identity,
+    Keep,
+    Normal,
+    Orthogonal,
+    Part,
+    Sparse,
+    Spec,
+    Value,
+)
+from initium.stream.elementwise import Elementwise, fill
+from initium.stream.matrix import delta_orthogonal, dirac, orthogonal, zeros
+from initium.stream.philox import Key, derive
+
+__all__ = ["draw"]
+
+T = TypeVar("T")
+
+CHUNK = 1 << 18
+"""Elements drawn at a time; the bits do not depend on it."""
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """The stream of one parameter, and where in it a part's sub-streams begin."""
+
+    seed: int
+    name: str
+    path: str = ""
+
+    def elements(self) -> Key:
+        return derive(self.seed, self.name)
+
+    def sub(self, label: str) -> Key:
+        return derive(self.seed, self.name, self.path + label)
+
+    def within(self, label: str) -> _Stream:
+        return replace(self, path=f"{self.path}{label}/")
+
+
+@dataclass(frozen=True)
+class _Region:
+    """A product set of elements of a tensor of ``shape`` that a spec describes.
+
+    For every axis: ``out``, positions in the output; ``element``, what they add to the element's
+    index in the whole parameter; ``local``, positions in the tensor.
+    """
+
+    shape: tuple[int, ...]
+    out: tuple[np.ndarray, ...]
+    element: tuple[np.ndarray, ...]
+    local: tuple[np.ndarray, ...]
+
+    def cut(self, axis: int, chosen: np.ndarray | slice) -> _Region:
+        """Only some of the positions along an axis."""
+        return _Region(
+            self.shape,
+            _put(self.out, axis, self.out[axis][chosen]),
+            _put(self.element, axis, self.element[axis][chosen]),
+            _put(self.local, axis, self.local[axis][chosen]),
+        )
+
+    def within(self, axis: int, local: np.ndarray, length: int) -> _Region:
+        """The same elements, as those of a tensor with another origin and length of ``axis``."""
+        return replace(
+            self, shape=_put(self.shape, axis, length), local=_put(self.local, axis, local)
+        )
+
+
+def draw(
+    spec: Spec,
+    *,
+    seed: int,
+    name: str,
+    shape: Sequence[int],
+    index: Sequence[slice | int] | None = None,
+) -> np.ndarray:
+    """The values of a parameter, or of any slice of it: the same bits either way.
+
+    Args:
+        spec: the distribution.
+        seed: an integer in [0, 2^64).
+        name: the canonical name of the parameter.
+        shape: of the whole parameter.
+        index: slices and integers into the whole, axis by axis; the remaining axes are whole.
+
+    Returns:
+        float32 (a :class:`~initium.spec.Value` has its own type); integers drop their axis.
+
+    Raises:
+        SpecError: a seed out of range, a shape that does not fit, an index out of range, or
+            :class:`~initium.spec.Keep`.
+
+    Example:
+        >>> from initium.spec import Normal
+        >>> whole = draw(Normal(0.02), seed=0, name="fc.weight", shape=(4, 6))
+        >>> row = draw(Normal(0.02), seed=0, name="fc.weight", shape=(4, 6), index=(2,))
+        >>> bool((row == whole[2]).all())
+        True
+    """
+    shape = tuple(int(size) for size in shape)
+    _check(spec, seed, name, shape)
+    positions, kept = _select(index, shape, name)
+    if isinstance(spec, Value):
+        return spec.array()[np.ix_(*positions)].reshape(kept) if positions else spec.array()
+    output = np.empty(tuple(len(axis) for axis in positions), np.float32)
+    if output.size:
+        strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+        region = _Region(
+            shape=shape,
+            out=tuple(np.arange(len(axis)) for axis in positions),
+            element=tuple(
+                axis.astype(np.uint64) * np.uint64(stride)
+                for axis, stride in zip(positions, strides, strict=True)
+            ),
+            local=positions,
+        )
+        _draw(spec, _Stream(seed, name), region, output)
+    return output.reshape(kept)
+
+
+def _check(spec: Spec, seed: int, name: str, shape: tuple[int, ...]) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**64:
+        raise SpecError(
+            "is not an integer in [0, 2^64)",
+            where="seed",
+            value=seed,
+            fix="pass a non-negative integer, such as 0",
+        )
+    if isinstance(spec, Keep):
+        raise SpecError(
+            "is left alone by its plan and has no values to draw",
+            where=name,
+            fix="give it a distribution, such as normal(0.02)",
+        )
+    spec.check(shape)
+
+
+def _select(
+    index: Sequence[slice | int] | None, shape: tuple[int, ...], name: str
+) -> tuple[tuple[np.ndarray, ...], tuple[int, ...]]:
+    """The positions selected along every axis, and the shape of what is selected."""
+    items = () if index is None else tuple(index)
+    if len(items) > len(shape):
+        raise SpecError(
+            f"has {len(shape)} axes, and the index more", where=name, value=items, fix="shorten it"
+        )
+    positions, kept = [], []
+    for axis, size in enumerate(shape):
+        item = items[axis] if axis < len(items) else slice(None)
+        if isinstance(item, slice):
+            positions.append(np.arange(*item.indices(size)))
+            kept.append(len(positions[-1]))
+        elif isinstance(item, Integral) and -size <= item < size:
+            positions.append(np.array([int(item) % size]))
+        else:
+            raise SpecError(
+                f"axis {axis} of length {size} has no such index",
+                where=name,
+                value=item,
+                fix="index with slices and integers within the shape",
+            )
+    return tuple(positions), tuple(kept)
+
+
+def _draw(spec: Spec, stream: _Stream, region: _Region, output: np.ndarray) -> None:
+    if isinstance(spec, get_args(Elementwise)):
+        for where, elements in _chunks(region):
+            values = fill(spec, stream.elements(), elements.reshape(-1))
+            output[where] = values.reshape(elements.shape)
+    elif isinstance(spec, Blocks):
+        for number, part in enumerate(spec.parts):
+            _draw_part(part, stream.within(f"part/{number}"), region, output)
+    elif isinstance(spec, Orthogonal):
+        _draw_orthogonal(spec, stream, region, output)
+    elif isinstance(spec, Sparse):
+        _draw_sparse(spec, stream, region, output)
+    else:
+        whole = _whole(spec, stream, region.shape)
+        output[np.ix_(*region.out)] = whole[np.ix_(*region.local)]
+
+
+def _chunks(region: _Region) -> Iterator[tuple[tuple[np.ndarray, ...], np.ndarray]]:
+    """Boxes of at most ``CHUNK`` elements: where they go in the output, and their indices."""
+    for box in _boxes(tuple(len(positions) for positions in region.out)):
+        where = np.ix_(*(axis[cut] for axis, cut in zip(region.out, box, strict=True)))
+        offsets = np.ix_(*(axis[cut] for axis, cut in zip(region.element, box, strict=True)))
+        yield where, sum(offsets, np.zeros((), np.uint64))
+
+
+def _boxes(lengths: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    if not lengths:
+        yield ()
+        return
+    inner = math.prod(lengths[1:])
+    step = max(1, CHUNK // max(inner, 1))
+    rest = [tuple(slice(None) for _ in lengths[1:])] if inner <= CHUNK else None
+    for start in range(0, lengths[0], step):
+        for tail in rest or _boxes(lengths[1:]):
+            yield (slice(start, start + step), *tail)
+
+
+def _draw_part(part: Part, stream: _Stream, region: _Region, output: np.ndarray) -> None:
+    """The elements of the region that the part holds, renumbered within the part."""
+    axis = part.axis
+    step = part.stride if part.count > 1 else max(part.size, 1)
+    run, place = np.divmod(region.local[axis] - part.start, step)
+    held = np.flatnonzero((run >= 0) & (run < part.count) & (place < part.size))
+    if not len(held):
+        return
+    run, place, inside = run[held], place[held], region.cut(axis, held)
+    if not part.stacked:
+        joined = inside.within(axis, run * part.size + place, part.size * part.count)
+        _draw(part.spec, stream, joined, output)
+        return
+    for number in np.unique(run):
+        mine = np.flatnonzero(run == number)
+        alone = inside.cut(axis, mine).within(axis, place[mine], part.size)
+        _draw(part.spec, stream.within(f"run/{number}"), alone, output)
+
+
+def _draw_orthogonal(
+    spec: Orthogonal, stream: _Stream, region: _Region, output: np.ndarray
+) -> None:
+    """One matrix for every batch index that the region holds."""
+    for picks in itertools.product(*(range(len(region.local[axis])) for axis in spec.batch)):
+        single, number = region, 0
+        for axis, pick in zip(spec.batch, picks, strict=True):
+            number = number * region.shape[axis] + int(region.local[axis][pick])
+            single = single.cut(axis, slice(pick, pick + 1)).within(axis, np.zeros(1, int), 1)
+        matrix = orthogonal(spec, single.shape, stream.sub(f"matrix/{number}"))
+        output[np.ix_(*single.out)] = matrix[np.ix_(*single.local)]
+
+
+def _draw_sparse(spec: Sparse, stream: _Stream, region: _Region, output: np.ndarray) -> None:
+    """The normals of the whole parameter, then the zeros of every column."""
+    _draw(Normal(spec.std), stream, region, output)
+    rows, columns = region.local
+    step = max(1, CHUNK // region.shape[0])
+    for start in range(0, len(columns), step):
+        some = slice(start, start + step)
+        zero = zeros(spec, region.shape, columns[some], stream.sub("zeros"))[rows]
+        where = np.ix_(region.out[0], region.out[1][some])
+        output[where] = np.where(zero, np.float32(0), output[where])
+
+
+def _whole(spec: Spec, stream: _Stream, shape: tuple[int, ...]) -> np.ndarray:
+    """All of a tensor that is small or not random."""
+    match spec:
+        case Value():
+            return spec.array()
+        case DeltaOrthogonal():
+            return delta_orthogonal(spec, shape, lambda group: stream.sub(f"matrix/{group}"))
+        case Dirac():
+            return dirac(spec, shape)
+        case Identity(gain):
+            return np.eye(*shape, dtype=np.float32) * np.float32(gain)
+    raise SpecError("is not a distribution that can be drawn", where=stream.name, value=spec)
+
+
+def _put(items: tuple[T, ...], at: int, item: T) -> tuple[T, ...]:
+    return (*items[:at], item, *items[at + 1 :])

@@ -1,0 +1,64 @@
+"""Whole tensors of the specs that are not elementwise, from Haar matrices and ranked words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from initium.spec import DeltaOrthogonal, Dirac, Orthogonal, Sparse
+from initium.stream.elementwise import words
+from initium.stream.haar import haar
+from initium.stream.philox import Key
+
+__all__ = ["delta_orthogonal", "dirac", "orthogonal", "zeros"]
+
+
+def orthogonal(spec: Orthogonal, shape: tuple[int, ...], key: Key) -> np.ndarray:
+    """One matrix, laid out along the axes of ``shape`` (in which batch axes have length 1)."""
+    matrix = haar(*spec.matrix(shape), key) * spec.gain
+    order = spec.outputs + spec.inputs(len(shape)) + spec.batch
+    laid_out = matrix.astype(np.float32).reshape([shape[axis] for axis in order])
+    return np.moveaxis(laid_out, range(len(shape)), order)
+
+
+def delta_orthogonal(
+    spec: DeltaOrthogonal, shape: tuple[int, ...], keys: Callable[[int], Key]
+) -> np.ndarray:
+    """Zeros, but for one matrix per group at the centre tap n // 2 of every field axis."""
+    tensor = np.zeros(shape, np.float32)
+    for group, tap in enumerate(np.split(_centre(tensor), spec.groups)):
+        tap[:] = haar(tap.shape[0], tap.shape[1], keys(group)) * spec.gain
+    return tensor
+
+
+def dirac(spec: Dirac, shape: tuple[int, ...]) -> np.ndarray:
+    """Zeros, but for ``gain`` at the centre tap from input i to output i of every group."""
+    tensor = np.zeros(shape, np.float32)
+    for tap in np.split(_centre(tensor), spec.groups):
+        np.fill_diagonal(tap, spec.gain)
+    return tensor
+
+
+def _centre(tensor: np.ndarray) -> np.ndarray:
+    """The view [out, in] of the tap n // 2 of every field axis."""
+    for size in tensor.shape[2:]:
+        tensor = tensor[:, :, size // 2]
+    return tensor
+
+
+def zeros(spec: Sparse, shape: tuple[int, ...], columns: np.ndarray, key: Key) -> np.ndarray:
+    """Where the given columns are zero: the rows whose random words rank lowest in the column.
+
+    Element row * (number of columns) + column has the word; equal words rank by row.
+
+    Returns:
+        bool array of shape (rows, len(columns)).
+    """
+    rows = np.arange(shape[0])
+    elements = (rows[:, None] * shape[1] + columns).astype(np.uint64)
+    ranked = words(key, elements.reshape(-1)).reshape(elements.shape)
+    lowest = np.argsort(ranked, axis=0, kind="stable")[: spec.zeros(shape[0])]
+    zero = np.zeros(elements.shape, bool)
+    np.put_along_axis(zero, lowest, True, axis=0)
+    return zero

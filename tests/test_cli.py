@@ -1,0 +1,253 @@
+"""The command line: what it prints, its exit codes, and that every failure is one clear line."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from initium import _cli
+
+SMALL = "demo:mlp-relu-4-32"
+DEEP = "demo:mlp-relu-50-64"
+
+MODEL_FILE = """
+import sys
+import torch
+from torch import nn
+
+def healthy():
+    return nn.Linear(8, 8), torch.randn(16, 8)
+
+def not_a_model():
+    return 3
+
+def broken():
+    raise RuntimeError("no such\\nlayer")
+
+class Mismatch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(8, 4)
+    def forward(self, x):
+        return self.a(x) @ x.new_ones(5, 5)
+
+def crashes():
+    return Mismatch(), torch.randn(2, 8)
+
+def exits():
+    sys.exit(7)
+
+def interrupted():
+    raise KeyboardInterrupt
+
+def batch():
+    return torch.randn(4, 8)
+
+def wrong_batch():
+    return torch.randn(4, 9)
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own with some models in ``m.py``."""
+    (tmp_path / "m.py").write_text(MODEL_FILE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def saved(here: Path) -> Path:
+    assert _cli.run(["plan", SMALL, "--recipe", "he", "--out", "he.yaml"]) == 0
+    return here / "he.yaml"
+
+
+CODES = [
+    ("check", SMALL, "--recipe", "he", 0),
+    ("check", "m.py:healthy", 0),
+    ("check", "m.py:healthy", "--inputs", "m.py:batch", 0),
+    ("check", "m.py:healthy", "--eval", 0),
+    ("check", DEEP, "--recipe", "torch", 1),
+    ("check", SMALL, "--recipe", "zeros", 1),
+    ("inspect", SMALL, 0),
+    ("plan", SMALL, 0),
+    ("plan", SMALL, "--recipe", "normal(0.02)", "--diff", "he", 0),
+    ("recipes", 0),
+    ("explain", "he", 0),
+]
+
+
+@pytest.mark.parametrize("case", CODES, ids=lambda case: " ".join(case[:-1]))
+def test_exit_codes_and_output(
+    case: tuple[str | int, ...], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    *arguments, code = case
+    assert _cli.run([str(argument) for argument in arguments]) == code
+    out, err = capsys.readouterr()
+    assert out.strip()
+    assert err == ""
+    assert "\x1b" not in out, "no colour codes where there is no terminal"
+
+
+@pytest.mark.parametrize("case", CODES, ids=lambda case: " ".join(case[:-1]))
+def test_json_everywhere(
+    case: tuple[str | int, ...], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    *arguments, code = case
+    assert _cli.run([*map(str, arguments), "--json"]) == code
+    assert json.loads(capsys.readouterr().out)
+
+
+FAILURES = [
+    ("check nowhere.py:model", "there is no file nowhere.py"),
+    ("check nonsense", "is not the name of a model"),
+    ("check demo:perceptron", "choose from mlp-<activation>-<depth>"),
+    ("check no.such.module:model", "there is no module 'no'"),
+    ("check m.py:healty", "choose from healthy"),
+    ("check m.py:not_a_model", "did not return a module"),
+    ("check m.py:broken", "RuntimeError"),
+    ("check m.py:crashes", "m.py:crashes|shapes cannot be multiplied"),
+    ("check m.py:exits", "called exit(7)"),
+    ("check m.py:healthy --inputs m.py:wrong_batch", "9"),
+    ("check m.py:healthy --inputs m.py:nothing", "has no 'nothing'"),
+    (f"check {SMALL} --recipe hee", "choose from he"),
+    (f"check {SMALL} --recipe normal(", "is not the text of a recipe"),
+    (f"check {SMALL} --plan none.yaml", "none.yaml: cannot be read"),
+    (f"check {SMALL} --plan m.py", "m.py"),
+    (f"check {SMALL} --recipe he --plan he.yaml", "exclude each other"),
+    (f"check {SMALL} --html nowhere/report.html", "nowhere/report.html: the folder does not exist"),
+    (f"plan {SMALL} --out nowhere/plan.yaml", "nowhere/plan.yaml: the folder does not exist"),
+    (f"check {SMALL} --fail-on trouble", "--fail-on"),
+    ("check", "Missing argument"),
+    ("chek", "No such command 'chek'"),
+    ("check --sed 3", "No such option"),
+    ("explain hee", "he"),
+    ("diff none.yaml m.py", "none.yaml: cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("command", "told"), FAILURES, ids=[command for command, _ in FAILURES])
+def test_every_failure_is_one_clear_line_and_code_2(
+    command: str, told: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(path.name for path in here.iterdir())
+    assert _cli.run(command.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("initium: error: ")
+    assert err.count("\n") == 1, err
+    assert any(part in err for part in told.split("|")), err
+    assert sorted(path.name for path in here.iterdir() if path.name != "__pycache__") == before
+
+
+def test_debug_shows_the_traceback(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _cli.run(["check", "m.py:broken", "--debug"]) == 2
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_an_interrupt_is_130(here: Path) -> None:
+    assert _cli.run(["check", "m.py:interrupted"]) == 130
+
+
+def test_the_signal_vanishes_under_the_default_and_the_fix_that_is_proposed_works(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _cli.run(["check", DEEP, "--recipe", "torch", "--json"]) == 1
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    worst = findings[0]
+    assert worst["severity"] == "error"
+    assert "vanish" in f"{worst['title']} {worst['message']}"
+    assert worst["where"]
+    fix = re.search(r"--recipe (\w+)|\"(\w+)\"|'(\w+)'", worst["fix"])
+    assert fix is not None, worst["fix"]
+    recipe = next(group for group in fix.groups() if group)
+    assert _cli.run(["check", DEEP, "--recipe", recipe]) == 0
+
+
+def test_fail_on_lowers_the_bar(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _cli.run(["check", SMALL, "--recipe", "he", "--json"]) == 0
+    found = {item["severity"] for item in json.loads(capsys.readouterr().out)["findings"]}
+    for severity, fatal in (("warning", {"warning"}), ("info", {"warning", "info"})):
+        expected = int(bool(found & fatal))
+        assert _cli.run(["check", SMALL, "--recipe", "he", "--fail-on", severity]) == expected
+
+
+def test_html_is_written_beside_the_table(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _cli.run(["check", SMALL, "--recipe", "he", "--html", "report.html"]) == 0
+    assert capsys.readouterr().out.endswith("report: report.html\n")
+    assert (here / "report.html").read_text().lstrip().startswith("<!")
+
+
+def test_a_saved_plan_fills_the_model(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert _cli.run(["check", SMALL, "--plan", saved.name, "--json"]) == 0
+    by_plan = json.loads(capsys.readouterr().out)
+    assert _cli.run(["check", SMALL, "--recipe", "he", "--json"]) == 0
+    by_recipe = json.loads(capsys.readouterr().out)
+    assert by_plan["parameters"] == by_recipe["parameters"]
+    assert by_plan["loss"] == by_recipe["loss"]
+
+
+def test_a_plan_for_another_model_is_refused(
+    saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert _cli.run(["check", DEEP, "--plan", saved.name]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+
+
+def test_diff_of_plan_files(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _cli.run(["plan", SMALL, "--recipe", "xavier", "--out", "xavier.json"]) == 0
+    assert json.loads(Path("xavier.json").read_text())["recipe"] == "xavier"
+    capsys.readouterr()
+    assert _cli.run(["diff", "he.yaml", "he.yaml"]) == 0
+    assert capsys.readouterr().out == "no difference\n"
+    assert _cli.run(["diff", "he.yaml", "xavier.json"]) == 1
+    assert "recipe: he -> xavier" in capsys.readouterr().out
+
+
+def test_the_seed_decides(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    losses = []
+    for seed in ("0", "0", "1"):
+        _cli.run(["check", SMALL, "--recipe", "he", "--seed", seed, "--json"])
+        losses.append(json.loads(capsys.readouterr().out)["loss"]["value"])
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_recipes_are_listed_with_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _cli.run(["recipes"]) == 0
+    listed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    wanted = {"auto", "torch", "xavier", "he", "lecun", "orthogonal", "gpt2", "zeros", "normal"}
+    assert wanted <= set(listed)
+
+
+def test_help_needs_no_torch_and_no_arguments() -> None:
+    code = (
+        "import sys; from initium import _cli; _cli.run(['check', '--help']);"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.endswith("False\n")
+    assert "--fail-on" in done.stdout
+
+
+def test_the_demo_tells_its_story_and_names_the_page_last(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _cli.run(["demo", "--out", "pages"]) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    page = Path("pages") / "initium-demo.html"
+    assert lines[-1] == f"report: {page}"
+    text = page.read_text()
+    for word in ("All zeros", "Xavier", "Without residual scaling"):
+        assert word in text
+    verdicts = [line for line in lines if line.strip().startswith("demo:")]
+    assert [("healthy" in line) for line in verdicts] == [False, False, False, True, True, True]
+    assert [path.name for path in Path("pages").iterdir()] == [page.name]
