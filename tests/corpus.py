@@ -21,7 +21,7 @@ TRANSFORMERS = (
     # state spaces and linear attention
     "mamba",
     "rwkv",
-    "falcon_h1",
+    "recurrent_gemma",
     # encoders
     "bert",
     "roberta",

@@ -79,7 +79,7 @@ def models(tmp_path: Path) -> Path:
 
 
 def random_states() -> tuple[object, ...]:
-    legacy = np.random.get_state()  # noqa: NPY002
+    legacy = np.random.get_state()
     return torch.get_rng_state().tolist(), random.getstate(), legacy[1].tolist()
 
 

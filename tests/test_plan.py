@@ -279,7 +279,7 @@ def test_groups_of_a_convolution_are_matrices_of_their_own():
 
     grouped = parameter("w", (8, 3, 2, 2), "conv", groups=2, fan_in=12, fan_out=16)
     made = per_matrix(grouped, orthogonal)
-    assert made == Blocks((Part(0, 0, 4, Orthogonal()), Part(0, 4, 4, Orthogonal())))
+    assert made == Blocks((Part(0, 0, 4, Orthogonal(), 2, 4, stacked=True),))
     depthwise = parameter("w", (8, 1, 3, 3), "conv_depthwise", groups=8, fan_in=9, fan_out=9)
     assert per_matrix(depthwise, orthogonal).moments((8, 1, 3, 3)).std == pytest.approx(1 / 3)
 

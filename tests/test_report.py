@@ -6,11 +6,13 @@ import json
 import math
 import os
 import re
+import runpy
 import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import fakes
 import pytest
@@ -451,6 +453,21 @@ def test_story_draws_a_group_on_one_scale() -> None:
 
 def test_story_without_panels_is_a_page() -> None:
     assert Page(render_story([])).open == []
+
+
+# the picture of the README
+
+
+def test_picture_is_a_light_drawing_of_every_start() -> None:
+    path = Path(__file__).parents[1] / "docs" / "make_picture.py"
+    script = runpy.run_path(str(path))
+    starts: tuple[fakes.Start, ...] = ("zeros", "exploding", "vanishing", "healthy")
+    text = script["picture"]({f"<{start}>": fakes.mlp(50, start) for start in starts})
+    assert len(text.encode()) < 60_000
+    said = [node.text for node in ElementTree.fromstring(text).iter() if node.text]
+    assert {f"<{start}>" for start in starts} <= set(said)
+    assert said.count("not fit to train") == 3
+    assert said.count("fit to train") == 1
 
 
 # files

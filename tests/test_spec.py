@@ -376,6 +376,22 @@ def test_scaling_scales_the_moments(case: tuple[Spec, tuple[int, ...]], factor: 
         )
 
 
+@pytest.mark.parametrize(
+    ("spec", "factor", "scaled"),
+    [
+        (Uniform(-1, 3), -2, Uniform(-6, 2)),
+        (TruncatedNormal(1, 1, (-INF, 2)), -2, TruncatedNormal(2, -2, (-2, INF))),
+        (Sparse(0.5, 1), -2, Sparse(0.5, 2)),
+        (Dirac(3, groups=2), -2, Dirac(-6, groups=2)),
+        (Value.of(np.float32([1, 2])), -2, Value.of(np.float32([-2, -4]))),
+        (Blocks((Part(0, 0, 2, Normal(1)),)), -2, Blocks((Part(0, 0, 2, Normal(2)),))),
+    ],
+    ids=str,
+)
+def test_scaling_by_a_negative_factor(spec: Spec, factor: float, scaled: Spec) -> None:
+    assert spec.scaled(factor) == scaled
+
+
 def test_equal_numbers_make_equal_specs() -> None:
     assert Normal(1) == Normal(1.0) == Normal(np.float64(1), -0.0)
     assert str(Constant(-0.0)) == "constant(0)"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import time
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -18,12 +17,10 @@ from initium._check.parameters import named_parameters, parameter_records
 from initium._inspect import inspect
 from initium._model.call import tensors
 from initium._model.state import preserved
+from initium._plan import Plan
 from initium._report.records import Report
 from initium._types import ModelView
 from initium.errors import InputError, ModelError
-
-if TYPE_CHECKING:
-    from initium._plan import Plan
 
 __all__ = ["check"]
 

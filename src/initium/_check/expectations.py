@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from initium._check.chain import listed
 from initium._check.facts import Facts
@@ -14,11 +13,9 @@ from initium._check.thresholds import (
     PLAN_RELATIVE,
     PLAN_SIGMAS,
 )
+from initium._plan import Plan
 from initium._report.records import Finding, ParameterRecord
 from initium._types import ModelView
-
-if TYPE_CHECKING:
-    from initium._plan import Plan
 
 __all__ = ["find_loss", "find_plan"]
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from initium._check.expectations import find_loss, find_plan
 from initium._check.facts import Facts
 from initium._check.gradient import find_gradient_trend, find_never_used, find_zero_gradient
 from initium._check.numerics import find_nonfinite
 from initium._check.signal import find_signal
 from initium._check.units import find_dead, find_duplicates, find_saturated
+from initium._plan import Plan
 from initium._report.records import SEVERITIES, Finding
 from initium._types import ModelView
-
-if TYPE_CHECKING:
-    from initium._plan import Plan
 
 __all__ = ["draw"]
 

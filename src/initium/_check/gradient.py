@@ -24,9 +24,15 @@ def find_gradient_trend(facts: Facts, view: ModelView) -> list[Finding]:
     """A run of layers, from the head downward, over which the gradient shrinks or grows.
 
     Judged is the sum of squares over a sample's whole output, not the mean: it is what a linear map
-    with the backward gain keeps, whatever the number of positions and channels.
+    with the backward gain keeps, whatever the number of positions and channels. Queries and keys are
+    left out: through a softmax that is nearly uniform hardly any gradient reaches them.
     """
-    layers = [record for record in reversed(chain(facts, view)) if record.grad_second_moment]
+    layers = [
+        record
+        for record in reversed(chain(facts, view))
+        if record.grad_second_moment
+        and view.parameters[record.weight or ""].role not in ("attn_q", "attn_k")
+    ]
     values = [(record.name, _energy(record)) for record in layers]
     for code, word, trend, warning, error in (
         ("IN301", "vanishing", decay(values), DECAY_WARNING, DECAY_ERROR),

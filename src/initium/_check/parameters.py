@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -11,11 +10,9 @@ from torch import nn
 from initium._check.measure import Moments
 from initium._check.thresholds import ROW_TOLERANCE
 from initium._model.names import canonical
+from initium._plan import Plan
 from initium._report.records import ParameterRecord
 from initium._types import ModelView, ParameterView
-
-if TYPE_CHECKING:
-    from initium._plan import Plan
 
 __all__ = ["duplicate_rows", "named_parameters", "parameter_records"]
 

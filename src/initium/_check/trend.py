@@ -22,7 +22,7 @@ class Trend:
         names: the layers of the run, the first affected first.
         rest: the layers after it, which bring nothing back.
         factor: geometric mean per layer, up to where the value stops moving.
-        change: value at the end over the value before the run, without the largest single step.
+        change: value at the end over the value before the run, without the two largest steps.
         before, after: those values themselves.
     """
 
@@ -38,8 +38,8 @@ def decay(values: Sequence[tuple[str, float]]) -> Trend | None:
     """The run in which ``values`` fall and never come back, or ``None``.
 
     It is judged from the last value that holds a tenth of the maximum, lasts until a value is
-    within ten times the last one, and is named from where the fall begins. The largest single step
-    does not count: one small layer, or an input on another scale, is no trend.
+    within ten times the last one, and is named from where the fall begins. The two largest
+    steps do not count: a small layer, or an input on another scale, is no trend.
 
     Example:
         >>> decay([(f"layer{i}", 0.1**i) for i in range(8)]).names[0]
@@ -66,7 +66,7 @@ def _run(values: Sequence[tuple[str, float]], sign: int) -> Trend | None:
     bounds = [max(logs[index : end + 1]) for index in range(start, end + 1)]
     steps = [before - after for before, after in itertools.pairwise(bounds)]
     fall = logs[start] - logs[end]
-    change = logs[start] - logs[-1] - max(steps)
+    change = logs[start] - logs[-1] - sum(sorted(steps)[-2:])
     step = fall / (end - start)
     while start > 0 and logs[start - 1] - logs[start] > step / 2:
         start -= 1

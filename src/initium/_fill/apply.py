@@ -57,13 +57,15 @@ def _dtype(tensor: torch.Tensor) -> str:
 def _validate(plan: Plan, held: Mapping[str, Slot]) -> None:
     owner_of = {alias: slot.name for slot in held.values() for alias in slot.aliases}
     for name, entry in plan.entries.items():
-        if name in owner_of:
+        if name in held:
+            _validate_one(name, entry, held[name])
+        elif name in owner_of:
             raise PlanError(
                 f"is tied to {owner_of[name]} in the model and has an entry of its own in the plan",
                 where=name,
                 fix="untie it in the model, or plan the tied model",
             )
-        if name not in held:
+        else:
             known = near(name, held)
             raise PlanError(
                 "is in the plan and not in the model"
@@ -71,15 +73,7 @@ def _validate(plan: Plan, held: Mapping[str, Slot]) -> None:
                 where=name,
                 fix="plan this model, or apply the plan to the model that it was made for",
             )
-        _validate_one(name, entry, held[name])
-    planned_aliases = {alias: owner for owner, other in plan.ties.items() for alias in other}
     for name in held:
-        if name in planned_aliases:
-            raise PlanError(
-                f"is tied to {planned_aliases[name]} in the plan and not in the model",
-                where=name,
-                fix="tie it in the model, or plan the untied model",
-            )
         if name not in plan.entries:
             known = near(name, plan.entries)
             raise PlanError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
 
 from initium._fill.tensor import COMPLEX
 from initium._plan.plan import Entry, Plan
@@ -143,6 +144,9 @@ def _loop(group: Fold, statements: Callable[[str], list[str]]) -> Iterator[str]:
 
 
 def _range(values: tuple[int, ...]) -> str:
+    steps = {after - before for before, after in pairwise(values)}
+    if len(steps) == 1 and len(values) > 2 and steps != {1}:
+        return f"range({values[0]}, {values[-1] + 1}, {steps.pop()})"
     if values == tuple(range(values[0], values[-1] + 1)):
         return f"range({values[0]}, {values[-1] + 1})" if values[0] else f"range({values[-1] + 1})"
     return repr(values)
@@ -202,14 +206,8 @@ def _float(value: float) -> str:
 
 
 def _part(target: str, part: Part) -> str:
-    if part.stacked:
-        each = _call(f"run.select({part.axis}, 0)", part.spec)
-        held = tuple(at for low, high in part.runs() for at in range(low, high))
-        return (
-            f"for at in {_range(held)}: part({target}, {part.axis}, (at,), 1, lambda run: {each})"
-        )
     starts = tuple(low for low, _ in part.runs())
-    return (
-        f"part({target}, {part.axis}, {starts}, {part.size}, "
-        f"lambda block: {_call('block', part.spec)})"
-    )
+    fill = f"{part.size}, lambda block: {_call('block', part.spec)}"
+    if part.stacked:
+        return f"for at in {_range(starts)}: part({target}, {part.axis}, (at,), {fill})"
+    return f"part({target}, {part.axis}, {starts}, {fill})"

@@ -44,10 +44,10 @@ SHIFTING = frozenset({"add", "sub", "rsub", "subtract"})
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a product that goes its own way: its value, and the movement that led there."""
+    """A value that goes its own way behind a product, and whether it is only a part of it."""
 
     value: Value
-    path: tuple[tuple[Node, int], ...] = ()
+    part: bool
 
 
 @dataclass(slots=True)
@@ -170,27 +170,25 @@ class Flow:
 
     def pieces(self, start: Value) -> list[Piece]:
         """The values that leave the transparent zone behind ``start``, whole or in parts."""
-        found: dict[int, Piece] = {}
-        stack: list[Piece] = [Piece(start)]
+        found: list[Piece] = []
+        seen: set[int] = set()
+        stack = [Piece(start, False)]
         while stack:
             piece = stack.pop()
+            if piece.value.id in seen:
+                continue
+            seen.add(piece.value.id)
             leaves = not piece.value.users
             for node in piece.value.users:
                 moved = node.op in MOVEMENT and node.inputs and node.inputs[0] is piece.value
                 if moved or self.through(node) is piece.value:
-                    stack += [
-                        Piece(out, (*piece.path, (node, position)))
-                        for position, out in enumerate(node.outputs)
-                    ]
+                    part = piece.part or node.op in SELECTION
+                    stack += [Piece(out, part) for out in node.outputs]
                 else:
                     leaves = True
             if leaves:
-                found.setdefault(piece.value.id, piece)
-        return sorted(found.values(), key=lambda piece: piece.value.id)
-
-    def splits(self, piece: Piece) -> bool:
-        """Whether some selection lies on the way to the piece."""
-        return any(node.op in SELECTION for node, _ in piece.path)
+                found.append(piece)
+        return sorted(found, key=lambda piece: piece.value.id)
 
     def rows(self, start: Value, axis: int, target: Value) -> Rows | None:
         """Which indices along ``axis`` of ``start`` arrive in ``target``; ``None`` if not known.

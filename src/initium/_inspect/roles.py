@@ -41,6 +41,7 @@ class Facts:
     partner: str | None = None
     neutral: float | None = None
     reads: tuple[str, ...] = ()
+    count: int = 0
     why: dict[str, str] = field(default_factory=dict)
 
 
@@ -68,7 +69,7 @@ def _matrix_use(uses: list[Use]) -> Use | None:
 def _first_look(flow: Flow, streams: Streams, name: str, uses: list[Use]) -> Facts:
     """Everything about a weight that does not depend on its neighbours' roles."""
     use = _matrix_use(uses)
-    facts = Facts(use=use or uses[0])
+    facts = Facts(use=use or uses[0], count=len(uses))
     if use is None or use.kind == "lookup":
         if use is not None:
             facts.role, facts.why["role"] = _lookup_role(flow, use)
@@ -77,7 +78,7 @@ def _first_look(flow: Flow, streams: Streams, name: str, uses: list[Use]) -> Fac
     facts.norm_before = use.data is not None and flow.is_norm_output(use.data)
     writes = [streams.writer(item) for item in uses if item.kind == "matrix"]
     addition = next((item for item in writes if item is not None), None)
-    if addition is not None:
+    if addition is not None and not _routes(flow, use):
         facts.writes = True
         facts.stream, facts.depth = addition.stream, addition.depth
         facts.branches = streams.totals[addition.stream]
@@ -169,9 +170,11 @@ _WORDS = {"q": "queries", "k": "keys", "v": "values"}
 
 
 def _rows(flow: Flow, use: Use, operand: Value) -> Rows | None:
-    if use.rows is not None:
-        return np.arange(use.rows[0], use.rows[0] + use.rows[1])
-    return flow.rows(use.out, channel_axis(use), operand)
+    rows = flow.rows(use.out, channel_axis(use), operand)
+    if use.rows is None:
+        return rows
+    start, size = use.rows
+    return np.arange(start, start + size) if rows is None else rows + start
 
 
 def channel_axis(use: Use) -> int:
@@ -274,13 +277,13 @@ def _name_up(flow: Flow, fact: Facts, use: Use, active: bool) -> None:
 
 def fact_followings(flow: Flow, use: Use) -> list[Following]:
     return [
-        following(flow, piece.value) for piece in flow.pieces(use.out) if flow.splits(piece)
+        following(flow, piece.value) for piece in flow.pieces(use.out) if piece.part
     ]
 
 
 def _halves(flow: Flow, use: Use) -> list[tuple[str, Rows, Following]]:
     """Label and rows of each part of a fused gate and up projection; empty if it is not one."""
-    pieces = [piece for piece in flow.pieces(use.out) if flow.splits(piece)]
+    pieces = [piece for piece in flow.pieces(use.out) if piece.part]
     axis = channel_axis(use)
     found: list[tuple[str, Rows, Following]] = []
     for piece in pieces:
@@ -401,7 +404,7 @@ def _is_head(flow: Flow, fact: Facts, use: Use, outputs: set[int]) -> bool:
 
 def _modulates(flow: Flow, use: Use) -> bool:
     pieces = flow.pieces(use.out)
-    if not any(flow.splits(piece) for piece in pieces):
+    if not any(piece.part for piece in pieces):
         return False
     scales = 0
     for piece in pieces:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from initium._load.inputs import example_inputs
+from initium._model.inputs import example_inputs
 from initium._load.load import FORMS, Loaded, load
 from initium._load.weightless import weightless
 

@@ -31,7 +31,7 @@ from typing import Any
 from torch import nn
 
 from initium import demo
-from initium._load.inputs import example_inputs
+from initium._model.inputs import example_inputs
 from initium._load.random import seeded
 from initium._load.weightless import weightless
 from initium.errors import InitiumError, InputError, ModelError, near

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from initium._load.inputs import example_inputs
+from initium._model.inputs import example_inputs
 from initium._load.optional import import_optional
 from initium.errors import ModelError, near
 

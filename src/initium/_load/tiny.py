@@ -160,8 +160,9 @@ class _Shrinker:
         if stages and len(stages) == depth + 1:
             count = len(settings.get("out_features") or [0])
             last = range(len(kept) - count + 1, len(kept) + 1)
-            cut |= {"stage_names": None, "out_indices": None}
-            cut["out_features"] = [f"stage{stage}" for stage in last]
+            cut["stage_names"] = stages[: len(kept) + 1]
+            cut["out_indices"] = list(last)
+            cut["out_features"] = [stages[stage] for stage in last]
         return cut
 
     def _fewest(self, settings: Mapping[str, Any]) -> int:

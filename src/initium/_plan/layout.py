@@ -51,15 +51,12 @@ def per_matrix(view: ParameterView, spec_of: Callable[[Matrix], Spec]) -> Spec:
         return Blocks(tuple(_part(block, spec) for block, spec in pairs))
     batch = view.axes.batch if view.axes else ()
     stacked = [block for block in view.blocks if block.stacked and block.axis not in batch]
-    runs = [
-        Part(block.axis, block.start + k * block.stride, block.size, made[0])
-        for block in stacked
-        for k in range(block.count)
-    ]
-    if view.groups > 1 and not _depthwise(view):
+    if stacked:
+        return Blocks(tuple(_part(block, made[0]) for block in stacked))
+    if view.groups > 1:
         size = view.shape[0] // view.groups
-        runs = [Part(0, start, size, made[0]) for start in range(0, view.shape[0], size)]
-    return Blocks(tuple(runs)) if runs else made[0]
+        return Blocks((Part(0, 0, size, made[0], view.groups, size, stacked=True),))
+    return made[0]
 
 
 def with_padding_row(view: ParameterView, spec: Spec) -> Spec:
@@ -79,19 +76,13 @@ def _fused(view: ParameterView) -> tuple[Block, ...]:
     return tuple(block for block in view.blocks if not block.stacked)
 
 
-def _depthwise(view: ParameterView) -> bool:
-    return view.groups > 1 and view.shape[:2] == (view.groups, 1)
-
-
 def _part(block: Block, spec: Spec) -> Part:
-    return Part(block.axis, block.start, block.size, spec, block.count, block.stride)
+    return Part(block.axis, block.start, block.size, spec, block.count, block.stride, block.stacked)
 
 
 def _matrix(view: ParameterView, block: Block | None) -> Matrix:
     axes = view.axes or Axes(inputs=(1,), outputs=(0,))
     outputs, batch = axes.outputs or (0,), axes.batch
-    if _depthwise(view):  # [channels, 1, *field]: a matrix of one row per channel
-        outputs, batch = (1,), (0,)
     fan_in, fan_out = float(view.fan_in or 1), float(view.fan_out or 1)
     if view.role == "conv_transpose":
         fan_in /= view.stride

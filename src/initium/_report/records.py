@@ -171,9 +171,9 @@ class Report:
         return render_report(self)
 
     def _repr_html_(self) -> str:
-        from initium._report.html import render_html
+        from initium._report.html import render_notebook
 
-        return render_html(self)
+        return render_notebook(self)
 
 
 def _finite(value: object) -> object:

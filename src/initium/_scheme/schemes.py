@@ -81,7 +81,8 @@ def variance_scaling(scale: float, fan: float, distribution: str = "normal") -> 
         raise RecipeError("a fan must be positive", where="fan", value=fan)
     std = math.sqrt(scale / fan)
     if distribution == "uniform":
-        return Uniform(-math.sqrt(3) * std, math.sqrt(3) * std)
+        bound = math.sqrt(3 * scale / fan)
+        return Uniform(-bound, bound)
     if distribution == "truncated" and std > 0:
         return TruncatedNormal(std)
     return Normal(std)
@@ -171,8 +172,8 @@ def kaiming_uniform(fan_in: float, a: float = math.sqrt(5)) -> Spec:
     moment of a ReLU network falls by a factor of 6 per layer.
 
     Example:
-        >>> print(kaiming_uniform(4))
-        uniform(-0.5, 0.5)
+        >>> print(kaiming_uniform(6, a=0))
+        uniform(-1, 1)
 
     Source: torch.nn.modules.linear.Linear.reset_parameters
     """
@@ -192,7 +193,7 @@ def orthogonal(
 
     Example:
         >>> print(orthogonal(2.0))
-        orthogonal(2)
+        orthogonal(gain=2)
 
     Source: Saxe et al. 2013, arXiv:1312.6120
     Divergence: a matrix with more outputs than inputs keeps the second moment of the *input*, not

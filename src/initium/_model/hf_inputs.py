@@ -153,6 +153,7 @@ class _Maker:
     def features(self) -> torch.Tensor:
         """Spectrograms: ``[batch, mel, time]`` where positions are counted, else time first."""
         bins = self.find(
+            "feature_projection_input_dim",
             "num_mel_bins",
             "feature_size",
             "input_feat_per_channel",
@@ -172,8 +173,9 @@ class _Maker:
             size = (size.get("height", 224), size.get("width", 224))
         height, width = (size, size) if isinstance(size, int) else tuple(size)[-2:]
         channels = self.find("num_channels", "in_channels", "in_chans", prefer=vision, default=3)
-        frames = self.find("num_frames") if self.find("tubelet_size") or "video" in name else None
-        if frames:
+        moving = "video" in (name + type(self.model).__name__).lower() or self.find("tubelet_size")
+        frames = self.find("num_frames")
+        if moving and frames:
             return self.normal(self.batch, frames, channels, height, width)
         return self.normal(self.batch, channels, height, width)
 

@@ -41,7 +41,7 @@ def example_inputs(model: nn.Module, *, labels: bool = True) -> object | None:
     if own is not None:
         return own
     if hasattr(getattr(model, "config", None), "model_type"):
-        from initium._load.hf_inputs import transformers_inputs
+        from initium._model.hf_inputs import transformers_inputs
 
         return transformers_inputs(model, labels=labels)
     published = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)

@@ -1,0 +1,306 @@
+"""``initium.inspect``: a model in, a :class:`~initium._types.ModelView` out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from initium._inspect.buffers import buffer_view
+from initium._inspect.declared import Declared, analogies, declared, enclosing, named
+from initium._inspect.flow import Flow
+from initium._inspect.graph import Graph
+from initium._inspect.roles import Facts, derive
+from initium._inspect.tracer import trace
+from initium._inspect.uses import find_uses
+from initium._model.inputs import example_inputs
+from initium._model.names import Slot, named_modules, slots
+from initium._types import Axes, Block, Evidence, ModelView, ParameterView, Rung
+
+__all__ = ["inspect"]
+
+CONSTANT = 1 << 16
+"""Elements up to which a parameter is looked at for one value everywhere."""
+
+
+def inspect(model: nn.Module, inputs: object = None) -> ModelView:
+    """See what every parameter of ``model`` does, from one forward pass without weights.
+
+    The model runs once on the meta device: no weight is read, nothing is changed, and the size of
+    the model hardly matters. From the operators that consume each parameter follow its role, its
+    axes and fans, the blocks of a fused matrix, the activation that follows, and whether and where
+    it writes to a residual stream. Parameters that the pass does not reach are described by
+    analogy, by their module's type, or by their name, in this order, and the evidence says so.
+
+    Args:
+        model: any ``nn.Module``, real or on meta, wrapped or compiled.
+        inputs: a mapping is passed as ``**``, a tuple as ``*``, anything else as the one argument.
+            ``None``: inputs are inferred where possible; otherwise there is no trace, only types
+            and names.
+
+    Returns:
+        The view. ``view.problem`` says in one line why there is no trace, if there is none.
+
+    Raises:
+        ModelError: a lazy module whose parameters have no shape yet.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+        >>> view = inspect(net, torch.zeros(2, 8))
+        >>> view.parameters["0.weight"].activation, view.parameters["2.weight"].role
+        ('relu', 'head')
+    """
+    held = slots(model)
+    graph, facts, problem = _traced(model, inputs)
+    modules = dict(named_modules(model))
+    parameters: dict[str, ParameterView] = {}
+    for name, slot in held.items():
+        if not slot.is_buffer and name in facts and graph is not None:
+            parameters[name] = _from_trace(slot, facts[name], graph)
+    similar = analogies(modules, parameters)
+    for name, slot in held.items():
+        if not slot.is_buffer and (name not in parameters or parameters[name].role == "unknown"):
+            parameters[name] = _from_hints(slot, modules, similar)
+    parameters = {name: _with_hints(parameters[name], held[name]) for name in parameters}
+    return ModelView(
+        model=type(model).__name__,
+        parameters=_in_order(held, parameters),
+        buffers={name: buffer_view(slot) for name, slot in held.items() if slot.is_buffer},
+        traced=graph is not None,
+        unseen=tuple(graph.invented) if graph is not None else (),
+        problem=problem,
+    )
+
+
+def _traced(
+    model: nn.Module, inputs: object
+) -> tuple[Graph | None, Mapping[str, Facts], str | None]:
+    if inputs is None:
+        inputs = example_inputs(model)
+    if inputs is None:
+        return None, {}, "no inputs were given, and none could be inferred"
+    try:
+        graph = trace(model, inputs)
+        return graph, derive(Flow(graph, find_uses(graph))), None
+    except Exception as error:
+        text = " ".join(str(error).split())[:200]
+        return None, {}, f"the trace failed with {type(error).__name__}: {text}"
+
+
+def _in_order(
+    held: Mapping[str, Slot], parameters: Mapping[str, ParameterView]
+) -> dict[str, ParameterView]:
+    """Registration order, and after each owner the other names of its tensor."""
+    ordered: dict[str, ParameterView] = {}
+    for name, slot in held.items():
+        if slot.is_buffer:
+            continue
+        ordered[name] = parameters[name]
+        for alias in slot.aliases:
+            ordered[alias] = replace(parameters[name], name=alias, tied_to=name, aliases=())
+    return ordered
+
+
+def _base(slot: Slot) -> ParameterView:
+    tensor = slot.tensor
+    padding = getattr(slot.owner, "padding_idx", None) if slot.leaf == "weight" else None
+    return ParameterView(
+        name=slot.name,
+        shape=tuple(tensor.shape),
+        dtype=str(tensor.dtype).removeprefix("torch."),
+        module=slot.module,
+        module_type=type(slot.owner).__name__,
+        aliases=tuple(slot.aliases),
+        padding_row=padding if isinstance(padding, int) else None,
+        constant=_constant(tensor),
+        trainable=tensor.requires_grad,
+    )
+
+
+def _constant(tensor: torch.Tensor) -> float | None:
+    """The one value that a small real tensor holds everywhere."""
+    if tensor.device.type == "meta" or not 0 < tensor.numel() <= CONSTANT:
+        return None
+    if tensor.is_complex() or tensor.is_sparse:
+        return None
+    flat = tensor.detach().reshape(-1)
+    return float(flat[0]) if bool((flat == flat[0]).all()) else None
+
+
+def _from_trace(slot: Slot, facts: Facts, graph: Graph) -> ParameterView:
+    view = _base(slot)
+    use = facts.use
+    rung = _rung(graph, use.node.module if use is not None else "")
+    after = facts.following
+    matrix = use is not None and use.kind in ("matrix", "recurrent")
+    axes = use.axes if use is not None and matrix else None
+    if facts.role == "embedding":
+        fan_in, fan_out = 1, view.shape[-1]
+    else:
+        fan_in, fan_out = _fans(view.shape, axes, facts.blocks, use.groups if use else 1,
+                                use.transposed if use else False)  # fmt: skip
+    evidence = {statement: Evidence(rung, text) for statement, text in facts.why.items()}
+    if axes is not None and use is not None:
+        evidence["axes"] = Evidence(rung, f"contracted by {use.node.op}")
+    if after.name is not None:
+        evidence.setdefault(
+            "activation", Evidence(rung, f"{after.name}, by evaluating what follows")
+        )
+    return replace(
+        view,
+        role=facts.role,
+        axes=axes,
+        fan_in=fan_in,
+        fan_out=fan_out,
+        stride=use.stride if use else 1,
+        groups=use.groups if use else 1,
+        blocks=(*_stacked(view.shape, axes), *facts.blocks),
+        activation=after.name,
+        gain=after.gain,
+        backward_gain=after.backward_gain,
+        gated=after.gated,
+        norm_before=facts.norm_before,
+        norm_after=after.normed,
+        writes_residual=facts.writes,
+        stream=facts.stream,
+        depth=facts.depth,
+        branches=facts.branches,
+        order=use.node.id if use else None,
+        uses=facts.count,
+        reads=facts.reads,
+        partner=facts.partner,
+        neutral=facts.neutral,
+        evidence=evidence,
+    )
+
+
+def _rung(graph: Graph, module: str) -> Rung:
+    """``invented`` where the module's own code met a value that had to be invented."""
+    for note in graph.invented:
+        place = note.rpartition(" in ")[2]
+        if module and place != "the model" and (module == place or module.startswith(f"{place}.")):
+            return "invented"
+    return "traced"
+
+
+def _fans(
+    shape: tuple[int, ...],
+    axes: Axes | None,
+    blocks: tuple[Block, ...],
+    groups: int,
+    transposed: bool,
+) -> tuple[int | None, int | None]:
+    if axes is None:
+        return None, None
+
+    def size(dims: tuple[int, ...]) -> int:
+        total = 1
+        for dim in dims:
+            total *= shape[dim]
+        return total
+
+    field = size(axes.field)
+    fan_in, fan_out = size(axes.inputs) * field, size(axes.outputs) * field
+    if transposed:
+        fan_in //= groups
+    else:
+        fan_out //= groups
+    along = [block for block in blocks if not block.stacked and block.axis in axes.outputs]
+    if along:
+        fan_out = fan_out // shape[along[0].axis] * along[0].total
+    return fan_in, fan_out
+
+
+def _stacked(shape: tuple[int, ...], axes: Axes | None) -> tuple[Block, ...]:
+    if axes is None:
+        return ()
+    return tuple(
+        Block("expert", dim, 0, 1, shape[dim], 1, stacked=True) for dim in axes.batch
+    )
+
+
+def _from_hints(
+    slot: Slot,
+    modules: Mapping[str, nn.Module],
+    similar: Mapping[tuple[str, str], ParameterView],
+) -> ParameterView:
+    view = _base(slot)
+    for ancestor, rest in enclosing(slot.name):
+        twin = similar.get((type(modules.get(ancestor)).__qualname__, rest))
+        if twin is not None and twin.role != "unknown" and len(twin.shape) == len(view.shape):
+            return _like(view, twin)
+    found = declared(slot)
+    guess = named(slot.name, view.shape)
+    if found is None or (found.role in ("linear", "embedding") and guess is not None):
+        found = guess or found
+    if found is None:
+        return replace(
+            view, evidence={"role": Evidence("assumed", "not reached, and nothing declares it")}
+        )
+    return _with(view, found)
+
+
+def _with(view: ParameterView, found: Declared) -> ParameterView:
+    transposed = found.role == "conv_transpose"
+    fan_in, fan_out = _fans(view.shape, found.axes, found.blocks, found.groups, transposed)
+    if found.role == "embedding":
+        fan_in, fan_out = 1, view.shape[-1]
+    return replace(
+        view,
+        role=found.role,
+        axes=found.axes,
+        fan_in=fan_in,
+        fan_out=fan_out,
+        groups=found.groups,
+        stride=found.stride,
+        blocks=(*_stacked(view.shape, found.axes), *found.blocks),
+        partner=found.partner,
+        neutral=1.0 if found.role == "norm_scale" else None,
+        evidence={"role": found.evidence},
+    )
+
+
+def _like(view: ParameterView, twin: ParameterView) -> ParameterView:
+    """The twin's statements on this parameter, fans from its own shape."""
+    evidence = Evidence("analogy", f"in the place of {twin.name} in a module of the same class")
+    fan_in, fan_out = twin.fan_in, twin.fan_out
+    blocks = twin.blocks
+    if view.shape != twin.shape:
+        blocks = ()
+        fan_in, fan_out = _fans(
+            view.shape, twin.axes, (), twin.groups, twin.role == "conv_transpose"
+        )
+        if twin.role == "embedding":
+            fan_in, fan_out = 1, view.shape[-1]
+    return replace(
+        view,
+        role=twin.role,
+        axes=twin.axes,
+        fan_in=fan_in,
+        fan_out=fan_out,
+        stride=twin.stride,
+        groups=twin.groups,
+        blocks=blocks,
+        activation=twin.activation,
+        gain=twin.gain,
+        backward_gain=twin.backward_gain,
+        gated=twin.gated,
+        norm_before=twin.norm_before,
+        norm_after=twin.norm_after,
+        writes_residual=twin.writes_residual,
+        branches=twin.branches,
+        neutral=twin.neutral,
+        evidence={statement: evidence for statement in ("role", *twin.evidence)},
+    )
+
+
+def _with_hints(view: ParameterView, slot: Slot) -> ParameterView:
+    """Roles of state-space parameters, which operators alone do not tell from other scales."""
+    if view.role not in ("scale", "bias", "unknown"):
+        return view
+    guess = named(slot.name, view.shape)
+    if guess is not None and guess.role in ("ssm_a", "ssm_d", "ssm_dt"):
+        return replace(view, role=guess.role, evidence={**view.evidence, "role": guess.evidence})
+    return view
