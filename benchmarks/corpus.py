@@ -63,7 +63,7 @@ def examine(model: str) -> Outcome:
     """Build, inspect and plan one model in this process."""
     import torch
 
-    from initium import _api
+    import initium
     from initium._load import load
 
     torch.set_num_threads(1)
@@ -72,9 +72,9 @@ def examine(model: str) -> Outcome:
     try:
         loaded = load(model, meta=True)
         step = "inspect"
-        view = _api.inspect(loaded.model, loaded.inputs)
+        view = initium.inspect(loaded.model, loaded.inputs)
         step = "plan"
-        plan = _api.plan(view, "auto")
+        plan = initium.plan(view, "auto")
     except Exception as error:
         return Outcome(model, step, _reason(error), seconds=time.perf_counter() - start)
     unknown = tuple(

@@ -132,7 +132,7 @@ def codes(report: Report, severity: str | None = None) -> list[str]:
     return [f.code for f in report.findings if severity in (None, f.severity)]
 
 
-# ---------------------------------------------------------------- the story of the deep ReLU network
+# ---------------------------------------------------------------- the deep ReLU network
 
 FILLS: dict[str, tuple[Callable[[torch.Tensor], object], list[str]]] = {
     "he": (lambda w: nn.init.kaiming_normal_(w, nonlinearity="relu"), []),
@@ -696,7 +696,7 @@ def facts(signals: list[float], grads: list[float] | None = None) -> tuple[Facts
         ([1e5, *[1.0] * 12], None, []),
         ([1.0, 0.3, 1e-3, 1e-5] * 6, None, []),
         ([float(i + 1) for i in range(48)], None, []),
-        ([10.0**i for i in range(12)], None, [("IN202", "error")]),
+        ([10.0**i for i in range(16)], None, [("IN202", "error")]),
         ([1.0] * 30, [0.3 ** (29 - i) for i in range(30)], [("IN301", "error")]),
         ([1.0] * 30, [3.0 ** (29 - i) for i in range(30)], [("IN302", "error")]),
         ([1.0] * 12, [1.0, *[1e-12] * 11], []),

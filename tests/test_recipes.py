@@ -162,6 +162,11 @@ def test_embedding_and_position_know_of_the_tie(tied):
     assert ("head.weight" in entries) is not tied
 
 
+def test_an_embedding_that_is_used_again_may_be_the_head():
+    view = parameter("w", (50, 16), "embedding", axes=None, uses=2)
+    assert plan_model(model(view)).entries["w"].std == pytest.approx(0.05)
+
+
 @pytest.mark.parametrize("recipe", ["auto", "he", "gpt2", "normal(0.3)", "torch"])
 def test_a_padding_row_stays_zero(recipe):
     view = parameter("w", (5, 4), "embedding", axes=None, padding_row=0, module_type="Embedding")

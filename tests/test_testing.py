@@ -41,5 +41,7 @@ def test_a_vanishing_signal_is_an_assertion_error_with_the_findings_and_the_fix(
 
 def test_fail_on_must_be_a_severity() -> None:
     as_users_have_it = inspect.unwrap(assert_healthy)  # without the run-time check of types
-    with pytest.raises(InputError, match=r"fail_on: is not a severity .*choose from error, warning"):
+    with pytest.raises(
+        InputError, match=r"fail_on: is not a severity .*choose from error, warning"
+    ):
         as_users_have_it(deep(), BATCH, fail_on="fatal")

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from initium import errors, recipes, spec, stream, testing
-    from initium._api import check, explain, initialize, inspect, plan
-    from initium._plan import Entry, Plan, Recipe, Rule
+    from initium._api import initialize, plan
+    from initium._check import check
+    from initium._inspect import inspect
+    from initium._plan import Entry, Plan, Recipe, Rule, explain
     from initium._report.records import Finding, Report
     from initium._types import ModelView, ParameterView
     from initium.errors import (
@@ -69,8 +71,10 @@ __all__ = [
 _SUBMODULES = frozenset({"errors", "recipes", "spec", "stream", "testing"})
 
 _HOMES = {
-    "initium._api": ("check", "explain", "initialize", "inspect", "plan"),
-    "initium._plan": ("Entry", "Plan", "Recipe", "Rule"),
+    "initium._api": ("initialize", "plan"),
+    "initium._check": ("check",),
+    "initium._inspect": ("inspect",),
+    "initium._plan": ("Entry", "Plan", "Recipe", "Rule", "explain"),
     "initium._report.records": ("Finding", "Report"),
     "initium._types": ("ModelView", "ParameterView"),
     "initium.errors": (

@@ -142,8 +142,8 @@ def auto() -> Recipe:
       by sqrt(number of branches on its stream): the stream at most doubles its variance.
     - head and router: std 0.2 / sqrt(fan_in), so that the logits have std 0.2 for unit input and
       the first loss exceeds ln C by about 0.02.
-    - embedding: N(0, 1), as a lookup has fan_in 1; tied to a head: std 0.2 / sqrt(width), for
-      small logits after the final normalisation.
+    - embedding: N(0, 1), as a lookup has fan_in 1; one that is tied or used again, as a head is:
+      std 0.2 / sqrt(width), for small logits after the final normalisation.
     - position: half the std of the token embedding (the ratio of GPT-2, 0.01 to 0.02), and
       N(0, 0.02^2) where there is none, as in ViT; token (class, mask, register): N(0, 0.02^2).
     - recurrent: input xavier and hidden orthogonal per gate; modulation N(0, 0.02^2).
@@ -196,7 +196,7 @@ def _branches(view: ParameterView) -> int:
 
 
 def _auto_head(view: ParameterView, model: ModelView) -> Choice:
-    if _is_tied_to_embedding(view, model):
+    if view.role == "head" and view.aliases:
         return _tied(view)
     spec = per_matrix(view, lambda matrix: schemes.variance_scaling(LOGIT_STD**2, matrix.fan_in))
     what = "routing stays undecided" if view.role == "router" else "the first loss is near ln C"
@@ -206,19 +206,19 @@ def _auto_head(view: ParameterView, model: ModelView) -> Choice:
 
 
 def _auto_embedding(view: ParameterView, model: ModelView) -> Choice:
-    if _is_tied_to_embedding(view, model):
+    if _is_tied(view):
         return _tied(view)
     spec = with_padding_row(view, Normal(1.0))
     return Choice(spec, "A lookup adds up one row, so unit rows start the stream at variance one.")
 
 
-def _roles(view: ParameterView, model: ModelView) -> set[str]:
-    others = (model.parameters[name] for name in view.aliases if name in model.parameters)
-    return {view.role, *(other.role for other in others)}
+def _is_tied(view: ParameterView) -> bool:
+    """Whether an embedding may also make the logits: it has other names, or is used again.
 
-
-def _is_tied_to_embedding(view: ParameterView, model: ModelView) -> bool:
-    return {"embedding", "head"} <= _roles(view, model)
+    Unit rows would make logits of std sqrt(width), while small rows cost little where the second
+    use is only another lookup, so the doubt is settled this way.
+    """
+    return bool(view.aliases) or view.uses > 1
 
 
 def _tied(view: ParameterView) -> Choice:
@@ -226,13 +226,13 @@ def _tied(view: ParameterView) -> Choice:
     spec = with_padding_row(view, Normal(LOGIT_STD / math.sqrt(width)))
     return Choice(
         spec,
-        f"Embedding tied to the head: {LOGIT_STD}/sqrt(width {width}), for small logits.",
+        f"Tied or used again: {LOGIT_STD}/sqrt(width {width}), for small logits from it as a head.",
     )
 
 
 def _auto_position(view: ParameterView, model: ModelView) -> Choice:
     stds = [
-        LOGIT_STD / math.sqrt(other.shape[-1]) if _is_tied_to_embedding(other, model) else 1.0
+        LOGIT_STD / math.sqrt(other.shape[-1]) if _is_tied(other) else 1.0
         for other in model.owners
         if other.role == "embedding" and other.shape[-1:] == view.shape[-1:]
     ]

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from initium import _api
+from torch import nn
+
+from initium._check import check
+from initium._plan import Plan
 from initium._report.records import SEVERITIES, Report
 from initium._types import Severity
 from initium.errors import InputError
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from initium._plan import Plan
 
 __all__ = ["assert_healthy"]
 
@@ -46,7 +44,7 @@ def assert_healthy(
     """
     if fail_on not in SEVERITIES:
         raise InputError("is not a severity", where="fail_on", value=fail_on, choices=SEVERITIES)
-    report = _api.check(model, inputs, targets, loss_fn, plan)
+    report = check(model, inputs, targets, loss_fn, plan)
     limit = SEVERITIES.index(fail_on)
     found = [item for item in report.findings if SEVERITIES.index(item.severity) <= limit]
     if found:

@@ -28,7 +28,9 @@ def find_loss(facts: Facts, view: ModelView) -> list[Finding]:
     excess = loss.value - loss.expected
     limit = max(LOSS_NATS, LOSS_FRACTION * loss.expected)
     numbers = {"loss": loss.value, "expected": loss.expected}
-    heads = tuple(known.name for known in view.owners if known.role == "head") or ("loss",)
+    heads = [known.name for known in view.parameters.values() if known.role == "head"]
+    tied = [known.name for known in view.owners if known.role == "embedding" and known.aliases]
+    where = tuple(heads or tied or ["loss"])
     if excess > limit:
         spread = f"{loss.logit_std:.3g}" if loss.logit_std is not None else "unknown"
         return [
@@ -36,7 +38,7 @@ def find_loss(facts: Facts, view: ModelView) -> list[Finding]:
                 code="IN501",
                 severity="error" if loss.value > LOSS_ERROR * loss.expected else "warning",
                 title="first loss too high",
-                where=heads,
+                where=where,
                 message=f"the first loss is {loss.value:.4g}; knowing nothing costs ln "
                 f"{loss.classes} = {loss.expected:.4g}. The logits have std {spread}, where a "
                 "healthy start has less than 1",
@@ -50,7 +52,7 @@ def find_loss(facts: Facts, view: ModelView) -> list[Finding]:
                 code="IN501",
                 severity="info",
                 title="first loss below chance",
-                where=heads,
+                where=where,
                 message=f"the first loss is {loss.value:.4g}, far below ln {loss.classes} = "
                 f"{loss.expected:.4g}: the weights are trained, or the targets can be read from "
                 "the inputs",

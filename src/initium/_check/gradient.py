@@ -24,8 +24,8 @@ def find_gradient_trend(facts: Facts, view: ModelView) -> list[Finding]:
     """A run of layers, from the head downward, over which the gradient shrinks or grows.
 
     Judged is the sum of squares over a sample's whole output, not the mean: it is what a linear map
-    with the backward gain keeps, whatever the number of positions and channels. Queries and keys are
-    left out: through a softmax that is nearly uniform hardly any gradient reaches them.
+    with the backward gain keeps, whatever the number of positions and channels. Queries and keys
+    are left out: through a softmax that is nearly uniform hardly any gradient reaches them.
     """
     layers = [
         record
@@ -88,9 +88,16 @@ def find_zero_gradient(facts: Facts, view: ModelView) -> list[Finding]:
 
 
 def _opens(record: ParameterRecord, gates: list[ParameterRecord], view: ModelView) -> bool:
-    """Whether an all-zero factor that itself learns stands at or behind the parameter."""
+    """Whether an all-zero factor that itself learns stands behind the parameter, or in its block."""
     here = _order(record.name, view)
-    return any(here is None or (_order(gate.name, view) or here) >= here for gate in gates)
+    for gate in gates:
+        block = gate.name.rpartition(".")[0].rpartition(".")[0]
+        there = _order(gate.name, view)
+        if here is None or there is None or there >= here:
+            return True
+        if block and record.name.startswith(block + "."):
+            return True
+    return False
 
 
 def _order(name: str, view: ModelView) -> int | None:

@@ -37,10 +37,10 @@ DECAY_WARNING = 1e-4
 """Signal (a variance) left at the end of a run, in parts of its start: amplitude 1e-2.
 He-initialised ReLU layers lose 44/depth^2 of it to the correlation of samples, since 1 - c falls as
 9 pi^2 / (2 l^2) (Hayou et al. 2019, arXiv:1902.06853): 1e-3 at depth 200. torch's default in a
-ReLU net (1/6 per layer) reaches it at 6 layers, where training still works, but slower."""
+ReLU net (1/6 per layer) reaches it at depth 10, where training still works, but slower."""
 
 DECAY_ERROR = 1e-10
-"""Amplitude 1e-5. Torch's default in a plain ReLU net reaches it at 13 layers."""
+"""Amplitude 1e-5. Torch's default in a plain ReLU net reaches it at depth 17."""
 
 GROWTH_WARNING = 1e6
 """Second moment at the end of a run over its start: amplitude 1e3. Residual streams grow linearly

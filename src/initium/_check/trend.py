@@ -63,13 +63,12 @@ def _run(values: Sequence[tuple[str, float]], sign: int) -> Trend | None:
     end = next(index for index, log in enumerate(logs) if index >= start and log <= logs[-1] + near)
     if end - start < RUN:
         return None
-    bounds = [max(logs[index : end + 1]) for index in range(start, end + 1)]
-    steps = [before - after for before, after in itertools.pairwise(bounds)]
-    fall = logs[start] - logs[end]
-    change = logs[start] - logs[-1] - sum(sorted(steps)[-2:])
-    step = fall / (end - start)
+    step = (logs[start] - logs[end]) / (end - start)
     while start > 0 and logs[start - 1] - logs[start] > step / 2:
         start -= 1
+    bounds = [max(logs[index : end + 1]) for index in range(start, end + 1)]
+    steps = sorted(before - after for before, after in itertools.pairwise(bounds))
+    change = logs[start] - logs[-1] - sum(steps[-2:])
     return Trend(
         names=tuple(name for name, _ in values[start + 1 : end + 1]),
         rest=tuple(name for name, _ in values[end + 1 :]),

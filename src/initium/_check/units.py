@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from initium._check.chain import advice, listed
+from initium._check.chain import advice, closed, listed
 from initium._check.facts import Facts
 from initium._check.thresholds import (
     DEAD_SIGMAS,
@@ -21,16 +21,20 @@ __all__ = ["find_dead", "find_duplicates", "find_saturated"]
 def find_dead(facts: Facts, view: ModelView) -> list[Finding]:
     """Activations that were zero for the whole batch, more of them than chance allows.
 
+    A layer that is silent as a whole behind a factor that starts at zero is by design.
     Needs eight samples: over fewer, half of all healthy rectified units are often silent together.
     """
     if facts.samples < 8:
         return []
+    gates = closed(facts, view)
     found: list[tuple[str, float]] = []
     for name, record in sorted(facts.layers.items(), key=lambda item: item[1].order):
         fact = facts.of(name)
         if record.weight is None or fact.input_units == 0 or record.nonfinite:
             continue
         share = fact.dead_inputs / fact.input_units
+        if share == 1.0 and gates:
+            continue
         if share > min(0.5 + DEAD_SIGMAS * 0.5 / math.sqrt(fact.input_units), 0.999):
             place = fact.producer if fact.producer is not None else f"the input of {name}"
             found.append((place, share))
@@ -82,8 +86,15 @@ def find_saturated(facts: Facts, view: ModelView) -> list[Finding]:
 
 
 def find_duplicates(facts: Facts, view: ModelView) -> list[Finding]:
-    """Matrices with units that equal each other in weights and gradient: they will stay equal."""
-    found = [record for record in facts.parameters.values() if record.duplicate_units > 0]
+    """Matrices with units that equal each other in weights and gradient: they will stay equal.
+
+    Not of the head: its units are told apart by the targets, though not by those of every batch.
+    """
+    found = [
+        record
+        for record in facts.parameters.values()
+        if record.duplicate_units > 0 and record.role != "head"
+    ]
     if not found:
         return []
 

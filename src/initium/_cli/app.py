@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import initium
 from initium._cli.progress import working
 from initium.errors import InputError
 
 if TYPE_CHECKING:
-    from initium._load import Loaded
-    from initium._plan import Plan
-    from initium._report.records import Report
+    import initium._load
 
 __all__ = ["app"]
 
@@ -74,13 +73,11 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a fa
 
 
 @app.callback(invoke_without_command=True)
-def initium(
+def version_only(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
     if version:
-        from initium import __version__
-
-        typer.echo(f"initium {__version__}")
+        typer.echo(f"initium {initium.__version__}")
         raise typer.Exit()
 
 
@@ -142,11 +139,9 @@ def inspect(
 
     Role, fans, the activation that follows, the depth in its residual stream; with the evidence.
     """
-    from initium import _api
-
     loaded = _load(model, inputs, tiny=tiny, seed=0, meta=True)
     with working("tracing the model"):
-        view = _api.inspect(loaded.model, loaded.inputs)
+        view = initium.inspect(loaded.model, loaded.inputs)
     _echo(view, as_json)
 
 
@@ -173,8 +168,6 @@ def plan(
 
     Nothing is filled: a plan is data. --out saves it, --diff compares it with another.
     """
-    from initium._plan import Plan
-
     _must_be_writable(out)
     loaded = _load(model, inputs, tiny=tiny, seed=seed, meta=True)
     made = _plan(loaded, recipe, None, seed)
@@ -183,7 +176,7 @@ def plan(
         made.save(out)
     if diff is not None:
         is_file = Path(diff).suffix in {".yaml", ".yml", ".json"}
-        other = Plan.load(diff) if is_file else _plan(loaded, diff, None, seed)
+        other = initium.Plan.load(diff) if is_file else _plan(loaded, diff, None, seed)
         assert other is not None
         _echo(other.diff(made), as_json)
     elif out is None or as_json:
@@ -203,9 +196,7 @@ def diff(
 
     Exits with 0 if nothing does and with 1 if anything does.
     """
-    from initium._plan import Plan
-
-    changes = Plan.load(before).diff(Plan.load(after))
+    changes = initium.Plan.load(before).diff(initium.Plan.load(after))
     _echo(changes, as_json)
     raise typer.Exit(1 if changes else 0)
 
@@ -220,9 +211,7 @@ def explain(
 
     Its formula, when to use it, its source, and known divergences.
     """
-    from initium import _api
-
-    text = _api.explain(name)
+    text = initium.explain(name)
     if as_json:
         _echo_json({"name": name, "text": text})
     else:
@@ -261,33 +250,32 @@ def demo(
     run_demo(out, seed=seed, as_json=as_json)
 
 
-def _load(spec: str, inputs: str | None, *, tiny: bool, seed: int, meta: bool = False) -> Loaded:
+def _load(
+    spec: str, inputs: str | None, *, tiny: bool, seed: int, meta: bool = False
+) -> initium._load.Loaded:
     from initium._load import load
 
     with working(f"building {spec}"):
         return load(spec, tiny=tiny, seed=seed, meta=meta, inputs=inputs)
 
 
-def _plan(loaded: Loaded, recipe: str | None, file: Path | None, seed: int) -> Plan | None:
-    from initium import _api
-    from initium._plan import Plan
-
+def _plan(
+    loaded: initium._load.Loaded, recipe: str | None, file: Path | None, seed: int
+) -> initium.Plan | None:
     if file is not None:
-        return Plan.load(file)
+        return initium.Plan.load(file)
     if recipe is None:
         return None
     with working(f"planning {loaded.name} with {recipe}"):
-        return _api.plan(loaded.model, recipe, inputs=loaded.inputs, seed=seed)
+        return initium.plan(loaded.model, recipe, inputs=loaded.inputs, seed=seed)
 
 
-def _check(loaded: Loaded, plan: Plan | None) -> Report:
-    from initium import _api
-
+def _check(loaded: initium._load.Loaded, plan: initium.Plan | None) -> initium.Report:
     with working(f"checking {loaded.name}"):
-        return _api.check(loaded.model, loaded.inputs, loaded.targets, loaded.loss_fn, plan)
+        return initium.check(loaded.model, loaded.inputs, loaded.targets, loaded.loss_fn, plan)
 
 
-def _fails(report: Report, fail_on: FailOn) -> bool:
+def _fails(report: initium.Report, fail_on: FailOn) -> bool:
     from initium._report.records import SEVERITIES
 
     limit = SEVERITIES.index(fail_on.value)
@@ -299,7 +287,7 @@ def _must_be_writable(path: Path | None) -> None:
         raise InputError("the folder does not exist", where=str(path), fix="create it first")
 
 
-def _for_terminal(report: Report) -> str:
+def _for_terminal(report: initium.Report) -> str:
     from initium._report.terminal import render_report
 
     return render_report(report, color=sys.stdout.isatty() and "NO_COLOR" not in os.environ)

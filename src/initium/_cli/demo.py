@@ -10,6 +10,7 @@ from pathlib import Path
 
 import typer
 
+import initium
 from initium._cli.progress import working
 from initium._report.records import Report
 from initium.errors import InputError
@@ -123,13 +124,12 @@ def run_demo(out: Path, *, seed: int = 0, as_json: bool = False) -> Path:
 
 
 def _measure(start: Start, seed: int) -> Report:
-    from initium import _api
     from initium._load import load
 
     with working(f"{start.model} with {start.recipe}"):
         loaded = load(start.model, seed=seed)
-        plan = _api.initialize(loaded.model, start.recipe, inputs=loaded.inputs, seed=seed)
-        return _api.check(loaded.model, loaded.inputs, loaded.targets, loaded.loss_fn, plan)
+        plan = initium.initialize(loaded.model, start.recipe, inputs=loaded.inputs, seed=seed)
+        return initium.check(loaded.model, loaded.inputs, loaded.targets, loaded.loss_fn, plan)
 
 
 def _table(reports: list[Report]) -> str:

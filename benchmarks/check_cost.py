@@ -1,0 +1,127 @@
+"""What a check costs: time and peak memory, in units of a plain forward and backward pass.
+
+Every row runs in a process of its own; memory is what the resident set grows by above the model,
+its batch and one warm-up pass, sampled by the kernel (``VmHWM``, reset before each run). Linux only.
+
+    python benchmarks/check_cost.py [name ...]
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from initium._check import check
+from initium._inspect import inspect
+from initium._model.call import call
+from initium.demo import models
+
+REPEATS = 5
+GOAL_TIME, GOAL_MEMORY = 3.0, 1.3
+
+
+def mlp() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    return models.mlp("relu", 50, 256), torch.randn(1024, 64), torch.randint(0, 10, (1024,))
+
+
+def conv() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    return models.ConvNet(20, 64), torch.randn(512, 1, 8, 8), torch.randint(0, 10, (512,))
+
+
+def resnet() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    return models.ResNet(), torch.randn(1024, 1, 8, 8), torch.randint(0, 10, (1024,))
+
+
+def gpt() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    layer = nn.TransformerEncoderLayer(256, 4, 1024, 0.0, "gelu", batch_first=True, norm_first=True)
+    body = nn.TransformerEncoder(layer, 6, enable_nested_tensor=False)
+    model = nn.Sequential(nn.Embedding(8000, 256), body, nn.Linear(256, 8000, bias=False))
+    ids = torch.randint(0, 8000, (8, 128))
+    return model, ids, ids.roll(-1)
+
+
+MODELS: dict[str, Callable[[], tuple[nn.Module, torch.Tensor, torch.Tensor]]] = {
+    "mlp-relu-50": mlp,
+    "convnet-20": conv,
+    "resnet": resnet,
+    "transformer-6": gpt,
+}
+
+
+def plain(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
+    z = call(model, x)
+    loss = F.cross_entropy(z.reshape(-1, z.shape[-1]), y.reshape(-1))
+    del z
+    torch.autograd.grad(loss, list(model.parameters()))
+
+
+def seconds(run: Callable[[], object]) -> float:
+    times = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key + ":"))
+
+
+def peak(run: Callable[[], object]) -> int:
+    """Kilobytes by which the resident set grew while ``run`` ran."""
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    run()
+    return _status("VmHWM") - before
+
+
+def measure(name: str, which: str) -> str:
+    """One row's numbers for the plain pass or the check, as text for the parent process."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    model, x, y = MODELS[name]()
+    view = inspect(model, x)
+
+    def checked() -> object:
+        loss = None if y.dim() == 1 else lambda z, t: F.cross_entropy(z.flatten(0, 1), t.flatten())
+        return check(model, x, y, loss, view=view)
+
+    run: Callable[[], object] = checked if which == "check" else lambda: plain(model, x, y)
+    memory = peak(run)
+    return f"{seconds(run)} {memory}"
+
+
+def table(names: list[str]) -> None:
+    """Print the ratios of all rows."""
+    print(
+        f"{'model':14} {'plain s':>8} {'check s':>8} {'time x':>7} {'plain MB':>9} {'memory x':>9}"
+    )
+    for name in names:
+        results = {}
+        for which in ("plain", "check"):
+            command = [sys.executable, __file__, "--one", name, which]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            results[which] = [float(number) for number in done.stdout.split()]
+        (plain_s, plain_kb), (check_s, check_kb) = results["plain"], results["check"]
+        print(
+            f"{name:14} {plain_s:8.3f} {check_s:8.3f} {check_s / plain_s:7.2f} "
+            f"{plain_kb / 1024:9.1f} {check_kb / plain_kb:9.2f}"
+        )
+    print(f"goals: time x <= {GOAL_TIME}, memory x <= {GOAL_MEMORY}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        print(measure(sys.argv[2], sys.argv[3]))
+    else:
+        table(sys.argv[1:] or list(MODELS))
