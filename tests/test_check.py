@@ -148,7 +148,8 @@ FILLS: dict[str, tuple[Callable[[torch.Tensor], object], list[str]]] = {
 @pytest.mark.parametrize("name", FILLS)
 def test_deep_relu_network_under_every_scheme(name: str) -> None:
     fill, errors = FILLS[name]
-    report = run(set_weights(MLP(), fill), *digits())
+    width = 256 if name in ("he", "xavier", "normal(0.2)") else 64
+    report = run(set_weights(MLP(width=width), fill), *digits())
     assert codes(report, "error") == errors
     assert report.ok is not bool(errors)
     if errors:
@@ -173,7 +174,7 @@ def test_torch_default_in_a_deep_relu_network_is_named_located_and_explained() -
 
 
 def test_the_proposed_fix_works() -> None:
-    model = MLP()
+    model = MLP(width=128)
     assert not run(model, *digits()).ok
     set_weights(model, FILLS["he"][0])
     assert run(model, *digits()).ok
@@ -242,6 +243,22 @@ def test_closed_branches_are_by_design(
 ) -> None:
     report = run(Residual(close), *digits())
     assert [(f.code, f.severity) for f in report.findings] == codes_and_severities
+
+
+def test_a_zero_head_is_not_symmetric_although_absent_classes_agree() -> None:
+    model = MLP(3, 32)
+    nn.init.zeros_(model.head.weight)
+    x, y = digits()
+    report = run(model, x, y % 3)
+    assert report.parameters["head.weight"].duplicate_units == 7
+    assert codes(report) == ["IN303"]
+    assert report.ok
+
+
+def test_deadlocked_zeros_are_an_error() -> None:
+    (finding,) = [f for f in run(Residual("deadlock"), *digits()).findings if f.severity == "error"]
+    assert finding.code == "IN303"
+    assert set(finding.where[:2]) == {"last.weight", "gate"}
 
 
 def test_unused_parameters() -> None:

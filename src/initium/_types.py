@@ -177,6 +177,7 @@ class ParameterView:
         neutral: for a ``norm_scale``, the value at which it changes nothing: 1, or 0 where the
             model adds one to it.
         trainable: ``requires_grad``.
+        on_meta: whether it had no values when inspected.
         evidence: statement (``"role"``, ``"axes"``, ``"activation"``, ``"residual"`` ...) -> how
             it is known.
     """
@@ -213,6 +214,7 @@ class ParameterView:
     constant: float | None = None
     neutral: float | None = None
     trainable: bool = True
+    on_meta: bool = False
     evidence: Mapping[str, Evidence] = field(default_factory=dict)
 
     @property

@@ -54,6 +54,8 @@ def _neutral(view: ParameterView, model: ModelView) -> Choice:
 def _own_constant(view: ParameterView, model: ModelView) -> Choice:
     if view.constant is not None:
         return Choice(Constant(view.constant), "A scale keeps the constant of its architecture.")
+    if not view.on_meta:
+        return Choice(Keep(), "A scale keeps the values of its architecture.")
     return Choice(Constant(1.0), "A scale without a constant of its own starts at one.")
 
 

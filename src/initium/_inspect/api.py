@@ -66,7 +66,7 @@ def inspect(model: nn.Module, inputs: object = None) -> ModelView:
     parameters = {name: _with_hints(parameters[name], held[name]) for name in parameters}
     return ModelView(
         model=type(model).__name__,
-        parameters=_in_order(held, parameters),
+        parameters=_in_order(held, parameters, {n for n, f in facts.items() if f.also_head}),
         buffers={name: buffer_view(slot) for name, slot in held.items() if slot.is_buffer},
         traced=graph is not None,
         unseen=tuple(graph.invented) if graph is not None else (),
@@ -90,7 +90,7 @@ def _traced(
 
 
 def _in_order(
-    held: Mapping[str, Slot], parameters: Mapping[str, ParameterView]
+    held: Mapping[str, Slot], parameters: Mapping[str, ParameterView], also_head: set[str]
 ) -> dict[str, ParameterView]:
     """Registration order, and after each owner the other names of its tensor."""
     ordered: dict[str, ParameterView] = {}
@@ -99,7 +99,10 @@ def _in_order(
             continue
         ordered[name] = parameters[name]
         for alias in slot.aliases:
-            ordered[alias] = replace(parameters[name], name=alias, tied_to=name, aliases=())
+            role = "head" if name in also_head else parameters[name].role
+            ordered[alias] = replace(
+                parameters[name], name=alias, role=role, tied_to=name, aliases=()
+            )
     return ordered
 
 
@@ -116,6 +119,7 @@ def _base(slot: Slot) -> ParameterView:
         padding_row=padding if isinstance(padding, int) else None,
         constant=_constant(tensor),
         trainable=tensor.requires_grad,
+        on_meta=tensor.device.type == "meta",
     )
 
 

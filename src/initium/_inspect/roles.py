@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from initium._inspect.activation import Following, following
-from initium._inspect.attention import Attention, find_attention, first_forward
+from initium._inspect.attention import Attention, find_attention
 from initium._inspect.blocks import blocks_of
 from initium._inspect.flow import Flow, Rows
 from initium._inspect.graph import Node, Value
@@ -42,6 +42,7 @@ class Facts:
     neutral: float | None = None
     reads: tuple[str, ...] = ()
     count: int = 0
+    also_head: bool = False
     why: dict[str, str] = field(default_factory=dict)
 
 
@@ -73,6 +74,7 @@ def _first_look(flow: Flow, streams: Streams, name: str, uses: list[Use]) -> Fac
     if use is None or use.kind == "lookup":
         if use is not None:
             facts.role, facts.why["role"] = _lookup_role(flow, use)
+            facts.also_head = any(_reuse_is_head(flow, other) for other in uses)
         return facts
     facts.following = following(flow, use.out)
     facts.norm_before = use.data is not None and flow.is_norm_output(use.data)
@@ -108,6 +110,14 @@ def _reads(flow: Flow, streams: Streams, use: Use) -> tuple[str, ...]:
         if addition is not None:
             return tuple(dict.fromkeys(writer.parameter for writer in addition.writers))
     return tuple(dict.fromkeys(item.parameter for item in found))
+
+
+def _reuse_is_head(flow: Flow, use: Use) -> bool:
+    """Whether a looked-up table is also the matrix that makes the output."""
+    if use.kind != "matrix":
+        return False
+    outputs = {value.id for value in flow.graph.outputs}
+    return _is_head(flow, Facts(following=following(flow, use.out)), use, outputs)
 
 
 def _lookup_role(flow: Flow, use: Use) -> tuple[Role, str]:
@@ -543,7 +553,3 @@ def _neutral(flow: Flow, use: Use) -> float:
         value = source
     return 1.0 - shift
 
-
-def feeds_forward(flow: Flow, use: Use) -> list[str]:
-    """Names of the first weights that read a product."""
-    return [item.parameter for item in first_forward(flow, use.out)]
