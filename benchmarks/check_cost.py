@@ -1,7 +1,7 @@
 """What a check costs: time and peak memory, in units of a plain forward and backward pass.
 
 Every row runs in a process of its own; memory is what the resident set grows by above the model,
-its batch and one warm-up pass, sampled by the kernel (``VmHWM``, reset before each run). Linux only.
+its batch while the pass runs, as the kernel counts it (``VmHWM``, reset before). Linux only.
 
     python benchmarks/check_cost.py [name ...]
 """

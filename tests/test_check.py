@@ -54,14 +54,14 @@ def view_of(model: nn.Module, head: str = "head", activation: str | None = "relu
             fan_in=value[0].numel() if value.dim() > 1 else None,
             activation=activation if role == "linear" else None,
             neutral=1.0 if role == "norm_scale" else None,
-            order=order,
+            order=6 if leaf == "gate" else order,
             trainable=value.requires_grad,
         )
     return ModelView(model=type(model).__name__, parameters=parameters, buffers={})
 
 
 class MLP(nn.Module):
-    def __init__(self, depth: int = 50, width: int = 256, act: Callable[..., nn.Module] = nn.ReLU):
+    def __init__(self, depth: int = 50, width: int = 128, act: Callable[..., nn.Module] = nn.ReLU):
         super().__init__()
         sizes = [64] + [width] * (depth - 1)
         self.layers = nn.ModuleList(map(nn.Linear, sizes, sizes[1:]))
@@ -90,7 +90,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    def __init__(self, depth: int = 12, width: int = 64, scaled: bool = True) -> None:
+    def __init__(self, depth: int = 6, width: int = 64, scaled: bool = True) -> None:
         super().__init__()
         self.embed = nn.Embedding(100, width)
         self.blocks = nn.ModuleList(Block(width, 4) for _ in range(depth))
@@ -220,6 +220,7 @@ class Residual(nn.Module):
                 self.last.weight.zero_()
             if close == "deadlock":
                 self.gate.zero_()
+                self.last.bias.zero_()
             if close == "zero head":
                 self.head.weight.zero_()
 
@@ -248,6 +249,7 @@ def test_closed_branches_are_by_design(
 def test_a_zero_head_is_not_symmetric_although_absent_classes_agree() -> None:
     model = MLP(3, 32)
     nn.init.zeros_(model.head.weight)
+    nn.init.zeros_(model.head.bias)
     x, y = digits()
     report = run(model, x, y % 3)
     assert report.parameters["head.weight"].duplicate_units == 7
@@ -348,7 +350,7 @@ def test_the_module_that_breaks_is_the_root() -> None:
 
 
 def test_overflow_after_an_explosion_is_the_explosion() -> None:
-    model = set_weights(MLP(60, 64), lambda w: nn.init.normal_(w, std=5.0))
+    model = set_weights(MLP(40, 64), lambda w: nn.init.normal_(w, std=12.0))
     report = run(model, *digits())
     assert codes(report) == ["IN202"]
 

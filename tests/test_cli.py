@@ -6,14 +6,16 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from initium import _cli
+from initium._cli import demo
 
 SMALL = "demo:mlp-relu-4-32"
-DEEP = "demo:mlp-relu-50-64"
+DEEP = "demo:mlp-relu-30-64"
 
 MODEL_FILE = """
 import sys
@@ -239,8 +241,11 @@ def test_help_needs_no_torch_and_no_arguments() -> None:
 
 
 def test_the_demo_tells_its_story_and_names_the_page_last(
-    here: Path, capsys: pytest.CaptureFixture[str]
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    small = {demo.MLP: "demo:mlp-relu-24", demo.GPT: "demo:gpt-4"}
+    story = tuple(replace(start, model=small[start.model]) for start in demo.STORY)
+    monkeypatch.setattr(demo, "STORY", story)
     assert _cli.run(["demo", "--out", "pages"]) == 0
     lines = capsys.readouterr().out.strip().splitlines()
     page = Path("pages") / "initium-demo.html"

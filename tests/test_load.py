@@ -371,6 +371,10 @@ class Tied(nn.Module):
         self.head.weight = self.embedding.weight
         shared = nn.Parameter(torch.randn(width, width), requires_grad=False)
         self.first, self.second = shared, shared
+        small = nn.Parameter(
+            torch.eye(3)
+        )  # allocated before it is registered, unlike the large one
+        self.third, self.fourth = small, small
         self.norm = nn.BatchNorm1d(width)
         self.register_buffer("table", torch.arange(4.0).reshape(2, 2))
 
@@ -383,6 +387,8 @@ def test_weightless_models_keep_ties_vectors_and_buffers() -> None:
     assert nn.Module.register_parameter is register
     assert model.head.weight is model.embedding.weight
     assert model.first is model.second
+    assert model.third is model.fourth
+    assert model.third.device.type == "meta"
     assert not model.first.requires_grad
     assert model.first.device.type == model.head.weight.device.type == "meta"
     assert model.head.bias.device.type == "cpu"

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from initium._api import initialize, plan
     from initium._check import check
     from initium._inspect import inspect
-    from initium._plan import Entry, Plan, Recipe, Rule, explain
+    from initium._plan import Entry, Plan, Recipe, Rule
+    from initium._plan.explain import explain
     from initium._report.records import Finding, Report
     from initium._types import ModelView, ParameterView
     from initium.errors import (
@@ -74,7 +75,8 @@ _HOMES = {
     "initium._api": ("initialize", "plan"),
     "initium._check": ("check",),
     "initium._inspect": ("inspect",),
-    "initium._plan": ("Entry", "Plan", "Recipe", "Rule", "explain"),
+    "initium._plan": ("Entry", "Plan", "Recipe", "Rule"),
+    "initium._plan.explain": ("explain",),
     "initium._report.records": ("Finding", "Report"),
     "initium._types": ("ModelView", "ParameterView"),
     "initium.errors": (

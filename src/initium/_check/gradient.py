@@ -88,7 +88,7 @@ def find_zero_gradient(facts: Facts, view: ModelView) -> list[Finding]:
 
 
 def _opens(record: ParameterRecord, gates: list[ParameterRecord], view: ModelView) -> bool:
-    """Whether an all-zero factor that itself learns stands behind the parameter, or in its block."""
+    """Whether an all-zero factor that itself learns stands behind it, or in its block."""
     here = _order(record.name, view)
     for gate in gates:
         block = gate.name.rpartition(".")[0].rpartition(".")[0]

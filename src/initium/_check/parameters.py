@@ -80,14 +80,15 @@ def _record(
 def duplicate_rows(value: torch.Tensor, grad: torch.Tensor, outputs: tuple[int, ...]) -> int:
     """Number of rows along ``outputs`` that equal another row in value and in gradient.
 
-    Rows are compared by three random projections each, and neighbours after sorting by the first.
+    Rows are compared by three random projections each, and neighbours after sorting by the
+    first of both.
     Rows without any gradient do not count: nothing is known of how they would move.
     """
     marks = torch.cat([_signature(value, outputs), _signature(grad, outputs)], dim=1)
     marks = marks[marks[:, PROJECTIONS:].abs().amax(1) > 0]
     if len(marks) < 2:
         return 0
-    marks = marks[marks[:, 0].argsort()]
+    marks = marks[(marks[:, 0] + marks[:, PROJECTIONS]).argsort()]
     equal = ((marks[1:] - marks[:-1]).abs() < ROW_TOLERANCE).all(1)
     none = equal.new_zeros(1)
     return int((torch.cat([equal, none]) | torch.cat([none, equal])).sum())

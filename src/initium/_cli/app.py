@@ -24,7 +24,7 @@ from initium._cli.progress import working
 from initium.errors import InputError
 
 if TYPE_CHECKING:
-    import initium._load
+    from initium._load import Loaded
 
 __all__ = ["app"]
 
@@ -250,18 +250,14 @@ def demo(
     run_demo(out, seed=seed, as_json=as_json)
 
 
-def _load(
-    spec: str, inputs: str | None, *, tiny: bool, seed: int, meta: bool = False
-) -> initium._load.Loaded:
+def _load(spec: str, inputs: str | None, *, tiny: bool, seed: int, meta: bool = False) -> Loaded:
     from initium._load import load
 
     with working(f"building {spec}"):
         return load(spec, tiny=tiny, seed=seed, meta=meta, inputs=inputs)
 
 
-def _plan(
-    loaded: initium._load.Loaded, recipe: str | None, file: Path | None, seed: int
-) -> initium.Plan | None:
+def _plan(loaded: Loaded, recipe: str | None, file: Path | None, seed: int) -> initium.Plan | None:
     if file is not None:
         return initium.Plan.load(file)
     if recipe is None:
@@ -270,7 +266,7 @@ def _plan(
         return initium.plan(loaded.model, recipe, inputs=loaded.inputs, seed=seed)
 
 
-def _check(loaded: initium._load.Loaded, plan: initium.Plan | None) -> initium.Report:
+def _check(loaded: Loaded, plan: initium.Plan | None) -> initium.Report:
     with working(f"checking {loaded.name}"):
         return initium.check(loaded.model, loaded.inputs, loaded.targets, loaded.loss_fn, plan)
 

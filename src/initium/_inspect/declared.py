@@ -137,6 +137,7 @@ _NAMES: tuple[tuple[str, Role, Axes | None], ...] = (
     (r"(gate_proj|w1)[^.]*(\.weight)?$", "mlp_gate", _MATRIX),
     (r"(up_proj|fc1|w3)[^.]*(\.weight)?$", "mlp_up", _MATRIX),
     (r"(down_proj|fc2|w2)[^.]*(\.weight)?$", "mlp_down", _MATRIX),
+    (r"(router|(^|\.)gate)\.weight$", "router", _MATRIX),
     (r"(lm_head|classifier|head)(\.\w+)?\.weight$", "head", _MATRIX),
     (r"embed[^.]*(\.weight)?$", "embedding", None),
 )
