@@ -94,7 +94,7 @@ def examine(model: str) -> Outcome:
 
 def run_alone(model: str, timeout: float) -> Outcome:
     """:func:`examine` in a process of its own that is ended after ``timeout`` seconds."""
-    context = multiprocessing.get_context("forkserver")
+    context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(sender, model), daemon=True)
     process.start()
@@ -195,7 +195,6 @@ def main() -> None:
         found = [name for name in names(source) if options.only in name]
         stride = -(-len(found) // options.limit) if options.limit else 1
         models += found[::stride]
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "initium._load"])
     outcomes = run_all(models, options.processes, options.timeout)
     text = summary(outcomes)
     print(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -27,6 +27,16 @@ from initium._plan import Entry, Plan
 from initium._report.records import LayerRecord, LossRecord, ParameterRecord, Report
 from initium._types import Axes, ModelView, ParameterView
 from initium.errors import InitiumError, InputError, ModelError
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small matrices on a busy machine: waiting for a second thread takes longer than the work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
 
 # ---------------------------------------------------------------- models and views, made by hand
 

@@ -144,9 +144,10 @@ def _table(reports: list[Report]) -> str:
                 start.recipe,
                 number(layers[0].second_moment),
                 number(layers[-1].second_moment),
+                number(max(layer.second_moment for layer in layers)),
                 number(report.loss.value),
                 "healthy" if report.ok else report.findings[0].title,
             )
         )
-    columns = ("model", "recipe", "signal in", "signal out", "first loss", "verdict")
-    return render(table(columns, rows, right=columns[2:5], whole=columns))
+    columns = ("model", "recipe", "signal in", "out", "largest", "first loss", "verdict")
+    return render(table(columns, rows, right=columns[2:6], whole=columns))
