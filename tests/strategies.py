@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import math
 
 import numpy as np
@@ -106,3 +108,8 @@ def indices(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[slice | int, ...]:
         integer = st.integers(-size, size - 1)
         chosen.append(draw(st.one_of(st.slices(size), integer)))
     return tuple(chosen)
+
+
+def label(item: object) -> str:
+    """The text of a test's argument, the same in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(item))

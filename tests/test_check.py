@@ -480,9 +480,20 @@ class Returns(nn.Module):
         return self.make(self.head(x))
 
 
+class Bare(nn.Module):
+    """Nothing says what it takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight
+
+
 X, Y = digits(8)
 WRONG: dict[str, tuple[Callable[[], object], type[InitiumError], str]] = {
-    "no batch": (lambda: run(MLP(2, 8), None), InputError, "inputs: the check needs a batch"),
+    "no batch": (lambda: check(Bare()), InputError, "inputs: the check needs a batch"),
     "shape": (lambda: run(MLP(2, 8), torch.ones(2, 3)), InputError, "does not run on this batch"),
     "argument": (lambda: run(MLP(2, 8), {"y": X}), InputError, "unexpected keyword argument 'y'"),
     "text output": (lambda: run(Returns(str), X), ModelError, "no floating-point tensor"),

@@ -15,7 +15,7 @@ import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import cuts, fitted, numbers, stds
+from strategies import cuts, fitted, label, numbers, stds
 
 from initium.errors import SpecError
 from initium.spec import (
@@ -56,7 +56,7 @@ def assert_moments(actual: Moments, wanted: tuple[float, ...], rel: float = 1e-9
         (Normal(3, mean=-1), scipy.stats.norm(-1, 3)),
         (Uniform(-1, 3), scipy.stats.uniform(-1, 4)),
     ],
-    ids=str,
+    ids=label,
 )
 def test_moments_agree_with_scipy(spec: Spec, law: scipy.stats.rv_continuous) -> None:
     mean, variance, skewness, excess = (float(value) for value in law.stats("mvsk"))
@@ -114,7 +114,7 @@ def test_the_normal_cdf_agrees_with_scipy_and_ignores_the_ambient_precision() ->
         (Blocks((Part(0, 0, 1, Constant(3)), Part(0, 1, 3, Constant(-1)))), (4, 2)),
         (Blocks((Part(0, 0, 2, Identity(), 2, 2, True),)), (4, 2)),
     ],
-    ids=str,
+    ids=label,
 )
 def test_moments_of_what_is_not_random_are_those_of_its_values(
     spec: Spec, shape: tuple[int, ...]
@@ -142,7 +142,7 @@ def test_moments_of_what_is_not_random_are_those_of_its_values(
         (Sparse(0.75, 2.0), (8, 3), 1.0, 12.0),
         (Sparse(0.0, 2.0), (8, 3), 2.0, 3.0),
     ],
-    ids=str,
+    ids=label,
 )
 def test_moments_of_matrices(
     spec: Spec, shape: tuple[int, ...], std: float, kurtosis: float
@@ -172,7 +172,7 @@ def test_a_mixture_of_different_laws_is_exact() -> None:
         (Value.of(np.array([1.0, np.nan])), (2,)),
         (Value.of(np.array([1j])), (1,)),
     ],
-    ids=str,
+    ids=label,
 )
 def test_what_is_not_known_is_none(spec: Spec, shape: tuple[int, ...]) -> None:
     moments = spec.moments(shape)
@@ -320,7 +320,7 @@ def test_impossible_numbers_are_refused(make: object, message: str) -> None:
         (Blocks((Part(0, 0, 2, Identity()),)), (2,), "identity(): needs a matrix"),
         (Value.of(np.zeros(2)), (3,), "value: holds a tensor of shape (2,) (got (3,)). Fix"),
     ],
-    ids=str,
+    ids=label,
 )
 def test_shapes_that_do_not_fit_are_refused(
     spec: Spec, shape: tuple[int, ...], message: str
@@ -386,7 +386,7 @@ def test_scaling_scales_the_moments(case: tuple[Spec, tuple[int, ...]], factor: 
         (Value.of(np.float32([1, 2])), -2, Value.of(np.float32([-2, -4]))),
         (Blocks((Part(0, 0, 2, Normal(1)),)), -2, Blocks((Part(0, 0, 2, Normal(2)),))),
     ],
-    ids=str,
+    ids=label,
 )
 def test_scaling_by_a_negative_factor(spec: Spec, factor: float, scaled: Spec) -> None:
     assert spec.scaled(factor) == scaled

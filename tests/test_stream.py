@@ -13,7 +13,7 @@ import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import fitted, indices
+from strategies import fitted, indices, label
 
 from initium.errors import SpecError
 from initium.spec import (
@@ -173,7 +173,7 @@ def normal_cdf(mean: float, std: float, low: float = -math.inf, high: float = ma
         (TruncatedNormal(1, 5, (0.5, math.inf), False), normal_cdf(5, 1, 0.5)),
         (TruncatedNormal(1, 0, (-math.inf, 1), False), normal_cdf(0, 1, high=1)),
     ],
-    ids=str,
+    ids=label,
 )
 def test_a_million_samples_follow_their_law(spec: Spec, law: Law) -> None:
     values = sample(spec).reshape(-1).astype(np.float64)
@@ -216,7 +216,7 @@ def test_the_achieved_std_of_a_truncated_normal_is_the_one_asked_for() -> None:
         TruncatedNormal(1e-3, 1000.0),
         TruncatedNormal(1, cut=(0, math.inf)),
     ],
-    ids=str,
+    ids=label,
 )
 def test_bounds_hold_exactly(spec: Spec) -> None:
     values = sample(spec, (300_000,)).astype(np.float64)
@@ -527,7 +527,7 @@ def test_bad_input_is_one_clear_line(call: Callable[[], object], message: str) -
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("spec", [Normal(1), Orthogonal(), Sparse(0.5, 1.0), Identity()], ids=str)
+@pytest.mark.parametrize("spec", [Normal(1), Orthogonal(), Sparse(0.5, 1.0), Identity()], ids=label)
 def test_empty_tensors(spec: Spec) -> None:
     assert sample(spec, (0, 3)).shape == (0, 3)
     assert sample(spec, (3, 0)).shape == (3, 0)

@@ -16,6 +16,7 @@ from initium._check.measure import sample_count
 from initium._check.parameters import named_parameters, parameter_records
 from initium._inspect import inspect
 from initium._model.call import tensors
+from initium._model.inputs import example_inputs
 from initium._model.state import preserved
 from initium._plan import Plan
 from initium._report.records import Report
@@ -42,7 +43,7 @@ def check(
     Args:
         model: with real weights; wrapped or compiled models are checked without their wrapper.
         inputs: a mapping goes in as ``**``, a tuple as ``*``, anything else as the one argument;
-            ``None`` takes ``model.dummy_inputs``, which models of Transformers have.
+            ``None``: a batch is inferred from the model where it says what it takes.
         targets: what the loss compares with.
         loss_fn: ``loss_fn(output, targets)``.
         plan: the plan to hold the weights against.
@@ -60,7 +61,7 @@ def check(
     began = time.perf_counter()
     _must_have_weights(model)
     if inputs is None:
-        inputs, inferred = _dummy_inputs(model), True
+        inputs, inferred = _inferred_inputs(model), True
     inner = bare(model)
     view = inspect(inner, inputs) if view is None else view
     with preserved(inner):
@@ -111,11 +112,15 @@ def _must_have_weights(model: nn.Module) -> None:
             )
 
 
-def _dummy_inputs(model: nn.Module) -> object:
-    given = getattr(bare(model), "dummy_inputs", None)
-    if given is None:
-        raise InputError("the check needs a batch", where="inputs", fix="pass inputs=")
-    return given
+def _inferred_inputs(model: nn.Module) -> object:
+    found = example_inputs(bare(model))
+    if found is None:
+        raise InputError(
+            "the check needs a batch, and none can be inferred from this model",
+            where="inputs",
+            fix="pass inputs=, one batch as the model takes it",
+        )
+    return found
 
 
 def _has_fresh_norms(model: nn.Module) -> bool:

@@ -7,6 +7,7 @@ Exit codes: 0 healthy, 1 findings at or above ``--fail-on`` (and for ``diff``: t
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ __all__ = ["main", "run"]
 
 def main() -> None:
     """The console script: run the command in ``sys.argv`` and exit with its code."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # no spinning: quick on a busy machine too
     sys.exit(run(sys.argv[1:]))
 
 

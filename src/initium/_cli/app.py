@@ -11,7 +11,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from enum import StrEnum
 from inspect import getdoc
 from pathlib import Path
@@ -268,7 +268,15 @@ def _plan(loaded: Loaded, recipe: str | None, file: Path | None, seed: int) -> i
 
 def _check(loaded: Loaded, plan: initium.Plan | None) -> initium.Report:
     with working(f"checking {loaded.name}"):
-        return initium.check(loaded.model, loaded.inputs, loaded.targets, loaded.loss_fn, plan)
+        report = initium.check(
+            loaded.model,
+            loaded.inputs,
+            loaded.targets,
+            loaded.loss_fn,
+            plan,
+            inferred=loaded.inferred,
+        )
+    return replace(report, model=loaded.name)
 
 
 def _fails(report: initium.Report, fail_on: FailOn) -> bool:

@@ -140,14 +140,14 @@ def _table(reports: list[Report]) -> str:
         layers = sorted(report.layers.values(), key=lambda layer: layer.order)
         rows.append(
             (
-                start.model,
+                start.model.removeprefix("demo:"),
                 start.recipe,
-                number(layers[0].second_moment),
-                number(layers[-1].second_moment),
-                number(max(layer.second_moment for layer in layers)),
+                number(layers[0].second_moment, 2),
+                number(layers[-1].second_moment, 2),
+                number(max(layer.second_moment for layer in layers), 2),
                 number(report.loss.value),
                 "healthy" if report.ok else report.findings[0].title,
             )
         )
     columns = ("model", "recipe", "signal in", "out", "largest", "first loss", "verdict")
-    return render(table(columns, rows, right=columns[2:6], whole=columns))
+    return render(table(columns, rows, right=columns[2:6], whole=columns[:6]))

@@ -53,7 +53,8 @@ LossFn = Callable[[Any, Any], Any]
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model and a batch for it; ``note`` says in words where the batch comes from."""
+    """A model and a batch for it; ``note`` says in words where the batch comes from, ``inferred``
+    whether it was made up from what the model says of itself."""
 
     model: nn.Module
     inputs: object
@@ -61,6 +62,7 @@ class Loaded:
     loss_fn: LossFn | None
     name: str
     note: str
+    inferred: bool = False
 
 
 def load(
@@ -111,12 +113,12 @@ def _build(source: str, scheme: str, rest: str, tiny: bool, meta: bool) -> Loade
         from initium._load.hf import load_hf
 
         model, batch, note = load_hf(rest, tiny=tiny, meta=meta)
-        return Loaded(model, batch, None, None, source, note)
+        return Loaded(model, batch, None, None, source, note, inferred=True)
     if scheme == "timm":
         from initium._load.timm import load_timm
 
         model, batch, labels, note = load_timm(rest)
-        return Loaded(model, batch, labels, None, source, note)
+        return Loaded(model, batch, labels, None, source, note, inferred=True)
     return _from_callable(source)
 
 
@@ -137,7 +139,7 @@ def _from_callable(source: str) -> Loaded:
         return Loaded(model, parts[1], targets, None, source, "the batch that came with the model")
     batch = example_inputs(model)
     note = "a batch inferred from the model" if batch is not None else "no batch could be inferred"
-    return Loaded(model, batch, None, None, source, note)
+    return Loaded(model, batch, None, None, source, note, inferred=True)
 
 
 def _read_batch(source: str) -> tuple[object, object]:
