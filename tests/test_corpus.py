@@ -39,4 +39,3 @@ def test_from_a_foreign_model_to_a_proved_start(source):
 
     report = initium.check(model, inputs, targets, loaded.loss_fn, plan=plan)
     assert report.ok, str(report)
-

@@ -236,7 +236,6 @@ def test_experts_are_matrices_of_their_own():
     assert [(block.label, block.count, block.stacked) for block in first.blocks] == [
         ("expert", 4, True)
     ]
-    assert view.parameters["route"] if "route" in view.parameters else True
     assert view.parameters["route.weight"].role == "router"
     assert view.unseen
 

@@ -1,4 +1,4 @@
-"""The text form of specs and recipes: ``name`` or ``name(positional, key=value)``, read without ``eval``.
+"""The text form of specs and recipes: ``name`` or ``name(value, key=value)``, without ``eval``.
 
 Covered: numbers, strings, booleans, None, lists, tuples, and nested calls. Not covered, on purpose:
 names, attributes, operators other than a sign, and anything else that Python would execute.

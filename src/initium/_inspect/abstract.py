@@ -1,4 +1,4 @@
-"""Single operators on abstract tensors: shapes, and what to do where a shape depends on contents."""
+"""Single operators on abstract tensors: their shapes, also where a shape depends on contents."""
 
 from __future__ import annotations
 
@@ -57,9 +57,7 @@ def run(
         return tree_map_only(torch.Tensor, lambda made: swapped.get(id(made), made), result)
     except (NotImplementedError, RuntimeError):
         if real is not None:
-            return tree_map_only(
-                torch.Tensor, lambda value: _meta(value.shape, value.dtype), real
-            )
+            return tree_map_only(torch.Tensor, lambda value: _meta(value.shape, value.dtype), real)
         if "device" in kwargs or any(isinstance(item, torch.device) for item in args):
             staying = {key: value for key, value in kwargs.items() if key != "device"}
             return func(
@@ -161,9 +159,7 @@ def invent_indices(
 ) -> None:
     """Indices that depend on weights (routing) go round robin, so that many experts are reached."""
     base = name.rstrip("_")
-    if base in ("topk", "sort", "kthvalue") and len(made) == 2:
-        indices = made[1]
-    elif base in ("max", "min") and len(made) == 2:
+    if base in ("topk", "sort", "kthvalue", "max", "min") and len(made) == 2:
         indices = made[1]
     elif base in ("argmax", "argmin", "argsort", "multinomial") and len(made) == 1:
         indices = made[0]

@@ -117,7 +117,8 @@ def _gated(flow: Flow, start: Value, region: dict[int, Value], members: set[int]
 
 def _replayable(flow: Flow, node: Node, region: dict[int, Value]) -> bool:
     return all(
-        value.id in region or _scalar(flow, value) is not None for value in dict.fromkeys(node.inputs)
+        value.id in region or _scalar(flow, value) is not None
+        for value in dict.fromkeys(node.inputs)
     )
 
 
@@ -183,9 +184,7 @@ def _passes(flow: Flow, node: Node) -> bool:
 
 
 def _literals(flow: Flow, node: Node) -> list[object]:
-    return [
-        _scalar(flow, item) if isinstance(item, Value) else item for item in node.args
-    ]
+    return [_scalar(flow, item) if isinstance(item, Value) else item for item in node.args]
 
 
 def _replay(

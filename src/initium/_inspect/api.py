@@ -10,9 +10,10 @@ from torch import nn
 
 from initium._inspect.buffers import buffer_view
 from initium._inspect.declared import Declared, analogies, declared, enclosing, named
+from initium._inspect.facts import Facts
 from initium._inspect.flow import Flow
 from initium._inspect.graph import Graph
-from initium._inspect.roles import Facts, derive
+from initium._inspect.roles import derive
 from initium._inspect.tracer import trace
 from initium._inspect.uses import find_uses
 from initium._model.inputs import example_inputs
@@ -140,11 +141,10 @@ def _from_trace(slot: Slot, facts: Facts, graph: Graph) -> ParameterView:
     after = facts.following
     matrix = use is not None and use.kind in ("matrix", "recurrent")
     axes = use.axes if use is not None and matrix else None
+    groups, transposed = (use.groups, use.transposed) if use is not None else (1, False)
+    fan_in, fan_out = _fans(view.shape, axes, facts.blocks, groups, transposed)
     if facts.role == "embedding":
         fan_in, fan_out = 1, view.shape[-1]
-    else:
-        fan_in, fan_out = _fans(view.shape, axes, facts.blocks, use.groups if use else 1,
-                                use.transposed if use else False)  # fmt: skip
     evidence = {statement: Evidence(rung, text) for statement, text in facts.why.items()}
     if axes is not None and use is not None:
         evidence["axes"] = Evidence(rung, f"contracted by {use.node.op}")
@@ -220,9 +220,7 @@ def _fans(
 def _stacked(shape: tuple[int, ...], axes: Axes | None) -> tuple[Block, ...]:
     if axes is None:
         return ()
-    return tuple(
-        Block("expert", dim, 0, 1, shape[dim], 1, stacked=True) for dim in axes.batch
-    )
+    return tuple(Block("expert", dim, 0, 1, shape[dim], 1, stacked=True) for dim in axes.batch)
 
 
 def _from_hints(
@@ -296,7 +294,7 @@ def _like(view: ParameterView, twin: ParameterView) -> ParameterView:
         writes_residual=twin.writes_residual,
         branches=twin.branches,
         neutral=twin.neutral,
-        evidence={statement: evidence for statement in ("role", *twin.evidence)},
+        evidence=dict.fromkeys(("role", *twin.evidence), evidence),
     )
 
 

@@ -1,4 +1,4 @@
-"""Attention, found by what it computes: a softmax between two data x data products, or the fused op."""
+"""Attention by what it computes: a softmax between two products of data, or the fused operator."""
 
 from __future__ import annotations
 

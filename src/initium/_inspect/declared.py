@@ -8,7 +8,7 @@ evidence says so.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -88,21 +88,22 @@ def _product(sizes: tuple[int, ...]) -> int:
     return total
 
 
-def _multihead(owner: nn.MultiheadAttention, leaf: str, found: object) -> Declared | None:
-    assert callable(found)
+def _multihead(
+    owner: nn.MultiheadAttention, leaf: str, found: Callable[..., Declared]
+) -> Declared | None:
     size = owner.embed_dim
     if leaf == "in_proj_weight":
         blocks = tuple(Block(label, 0, i * size, size) for i, label in enumerate("qkv"))
-        return found("attn_qkv", Axes((1,), (0,)), blocks=blocks)  # type: ignore[no-any-return]
+        return found("attn_qkv", Axes((1,), (0,)), blocks=blocks)
     roles: dict[str, Role] = {
         "q_proj_weight": "attn_q",
         "k_proj_weight": "attn_k",
         "v_proj_weight": "attn_v",
     }
     if leaf in roles:
-        return found(roles[leaf], Axes((1,), (0,)))  # type: ignore[no-any-return]
+        return found(roles[leaf], Axes((1,), (0,)))
     if leaf in ("bias_k", "bias_v"):
-        return found("token")  # type: ignore[no-any-return]
+        return found("token")
     return found("bias") if leaf == "in_proj_bias" else None
 
 

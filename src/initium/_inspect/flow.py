@@ -358,4 +358,3 @@ class Flow:
 
     def pools(self, node: Node) -> bool:
         return node.op in POOL
-

@@ -103,9 +103,7 @@ PRODUCT = _names("linear matmul mm bmm addmm addmv mv baddbmm addbmm einsum _gro
 
 LOOKUP = _names("embedding embedding_bag _embedding_bag")
 
-RECURRENT = _names(
-    "lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"
-)
+RECURRENT = _names("lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell")
 
 ELEMENTWISE = _names(
     """add sub rsub mul div true_divide floor_divide remainder fmod pow square sqrt rsqrt exp exp2

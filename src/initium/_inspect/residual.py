@@ -144,17 +144,13 @@ def _add(
     writers, branches = _writers(flow, streams, branch, chain)
     if depth == 0:
         streams.origins.setdefault(origin.id, stream)
-    addition = Addition(
-        node, skip, branch, stream, depth, max(branches, 1), writers, shortcut
-    )
+    addition = Addition(node, skip, branch, stream, depth, max(branches, 1), writers, shortcut)
     streams.additions.append(addition)
     streams.by_value[node.out.id] = addition
     streams.totals[stream] = addition.depth + addition.branches
 
 
-def _writers(
-    flow: Flow, streams: Streams, branch: Value, chain: set[int]
-) -> tuple[list[Use], int]:
+def _writers(flow: Flow, streams: Streams, branch: Value, chain: set[int]) -> tuple[list[Use], int]:
     """The weights nearest behind a branch, and how many summands it has."""
     parts = [branch]
     summands: list[Value] = []

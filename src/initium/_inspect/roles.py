@@ -6,44 +6,24 @@ scrambled gives the same roles.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 
-from initium._inspect.activation import Following, following
+from initium._inspect.activation import following
 from initium._inspect.attention import Attention, find_attention
 from initium._inspect.blocks import blocks_of
+from initium._inspect.facts import Facts, channel_axis
+from initium._inspect.feedforward import feed_forward_roles
 from initium._inspect.flow import Flow, Rows
-from initium._inspect.graph import Node, Value
+from initium._inspect.graph import Value
 from initium._inspect.operators import CONVOLUTION, SOFTMAX
 from initium._inspect.residual import Streams, find_streams
 from initium._inspect.uses import Use
-from initium._types import Block, Role
+from initium._inspect.vectors import vector_roles
+from initium._types import Role
 
-__all__ = ["Facts", "derive"]
+__all__ = ["derive"]
 
 ROUTING = frozenset({"topk", "argmax", "sort", "one_hot", "multinomial", "argsort"})
-
-
-@dataclass(slots=True)
-class Facts:
-    """What the trace says of one parameter; ``why`` maps a statement to what was seen."""
-
-    role: Role = "unknown"
-    use: Use | None = None
-    following: Following = field(default_factory=Following)
-    blocks: tuple[Block, ...] = ()
-    stream: int | None = None
-    depth: int | None = None
-    branches: int | None = None
-    writes: bool = False
-    norm_before: bool = False
-    partner: str | None = None
-    neutral: float | None = None
-    reads: tuple[str, ...] = ()
-    count: int = 0
-    also_head: bool = False
-    why: dict[str, str] = field(default_factory=dict)
 
 
 def derive(flow: Flow) -> dict[str, Facts]:
@@ -55,16 +35,16 @@ def derive(flow: Flow) -> dict[str, Facts]:
         if uses:
             facts[name] = _first_look(flow, streams, name, uses)
     _attention_roles(flow, attentions, facts)
-    _mlp_roles(flow, facts)
+    feed_forward_roles(flow, facts)
     _other_matrix_roles(flow, streams, facts)
-    _vector_roles(flow, attentions, facts)
+    vector_roles(flow, attentions, facts)
     return facts
 
 
 def _matrix_use(uses: list[Use]) -> Use | None:
     products = [use for use in uses if use.kind in ("matrix", "recurrent")]
     lookups = [use for use in uses if use.kind == "lookup"]
-    return (lookups or products or [None])[0]
+    return next(iter(lookups or products), None)
 
 
 def _first_look(flow: Flow, streams: Streams, name: str, uses: list[Use]) -> Facts:
@@ -142,9 +122,7 @@ def _lookup_role(flow: Flow, use: Use) -> tuple[Role, str]:
 # -- attention -----------------------------------------------------------------------------------
 
 
-def _attention_roles(
-    flow: Flow, attentions: list[Attention], facts: dict[str, Facts]
-) -> None:
+def _attention_roles(flow: Flow, attentions: list[Attention], facts: dict[str, Facts]) -> None:
     parts: dict[str, dict[str, tuple[Use, Value]]] = {}
     for attention in attentions:
         sources = (attention.queries, attention.keys, attention.values)
@@ -187,133 +165,7 @@ def _rows(flow: Flow, use: Use, operand: Value) -> Rows | None:
     return np.arange(start, start + size) if rows is None else rows + start
 
 
-def channel_axis(use: Use) -> int:
-    """The dimension of a product along which its outputs lie."""
-    return 1 if use.node.op in CONVOLUTION else len(use.out.shape) - 1
-
-
-# -- feed-forward ----------------------------------------------------------------------------------
-
-
-def _mlp_roles(flow: Flow, facts: dict[str, Facts]) -> None:
-    """A writer whose input is an activated product is an MLP's last matrix; that product, its first."""
-    for fact in list(facts.values()):
-        use = fact.use
-        if use is None or fact.role != "unknown" or not fact.writes or use.data is None:
-            continue
-        if use.kind != "matrix" or not _pointwise(use):
-            continue
-        feeds = _activated_feeds(flow, use.data)
-        if not feeds:
-            continue
-        ups = [(item, active) for item, active in feeds if _up(facts.get(item.parameter))]
-        if not any(active for _, active in ups):
-            continue
-        fact.role = "mlp_down"
-        fact.why["role"] = "writes to the stream, and reads an activated product"
-        for item, active in ups:
-            _name_up(flow, facts[item.parameter], item, active)
-
-
-def _pointwise(use: Use) -> bool:
-    return all(size == 1 for size in use.kernel) and use.groups == 1
-
-
-def _up(fact: Facts | None) -> bool:
-    return (
-        fact is not None
-        and fact.use is not None
-        and fact.role in ("unknown", "mlp_up", "mlp_gate", "mlp_gate_up")
-        and not fact.writes
-        and _pointwise(fact.use)
-    )
-
-
-def _activated_feeds(flow: Flow, value: Value) -> list[tuple[Use, bool]]:
-    """Nearest weights behind a value, with whether an activation lies between; norms end the walk
-    for convolutions, whose blocks have one after every product."""
-    found: list[tuple[Use, bool]] = []
-    seen: set[int] = set()
-    stack: list[tuple[Value, bool]] = [(value, False)]
-    while stack:
-        here, active = stack.pop()
-        node = here.node
-        if here.id in seen or node is None or here.id not in flow.uses.signals:
-            continue
-        seen.add(here.id)
-        use = flow.uses.matrix(node)
-        if use is not None:
-            if use.kind == "matrix":
-                found.append((use, active))
-            continue
-        if node.op in SOFTMAX or node.op == "scaled_dot_product_attention":
-            return []
-        if node.id in flow.norms and flow.norms[node.id].numel and node.op == "batch_norm":
-            return []
-        before = flow.through(node)
-        if before is not None:
-            stack.append((before, active))
-        elif node.id in flow.norms:
-            stack.append((flow.norms[node.id], active))
-        else:
-            nonlinear = flow.elementwise(node) or node.op == "glu"
-            stack += [(item, active or nonlinear) for item in flow.signals(node)]
-    return found
-
-
-def _name_up(flow: Flow, fact: Facts, use: Use, active: bool) -> None:
-    halves = _halves(flow, use)
-    if halves:
-        fact.role = "mlp_gate_up"
-        fact.blocks = blocks_of(flow, use.parameter, use, halves)
-        fact.following = next(
-            (item for item in fact_followings(flow, use) if item.name), fact.following
-        )
-        fact.why["role"] = "its halves are an activated gate and what the gate multiplies"
-        return
-    if fact.following.gated and fact.following.name:
-        fact.role = "mlp_gate"
-        fact.why["role"] = f"activated by {fact.following.name}, then multiplies another product"
-    else:
-        fact.role = "mlp_up"
-        fact.why["role"] = (
-            "multiplied by an activated gate"
-            if fact.following.gated
-            else "feeds an MLP's last matrix through an activation"
-        )
-    if active and fact.following.name:
-        fact.why["activation"] = f"{fact.following.name}, by evaluating what follows"
-
-
-def fact_followings(flow: Flow, use: Use) -> list[Following]:
-    return [
-        following(flow, piece.value) for piece in flow.pieces(use.out) if piece.part
-    ]
-
-
-def _halves(flow: Flow, use: Use) -> list[tuple[str, Rows, Following]]:
-    """Label and rows of each part of a fused gate and up projection; empty if it is not one."""
-    pieces = [piece for piece in flow.pieces(use.out) if piece.part]
-    axis = channel_axis(use)
-    found: list[tuple[str, Rows, Following]] = []
-    for piece in pieces:
-        rows = flow.rows(use.out, axis, piece.value)
-        if rows is None or len(rows) >= use.out.shape[axis]:
-            return []
-        after = following(flow, piece.value)
-        found.append(("gate" if after.name else "up", rows, after))
-    if any(node.op == "glu" for node in use.out.users):
-        size = use.out.shape[axis] // 2
-        sigmoid = Following("sigmoid", gated=True)
-        return [
-            ("up", np.arange(size), Following(gated=True)),
-            ("gate", np.arange(size, 2 * size), sigmoid),
-        ]
-    labels = {label for label, _, _ in found}
-    return found if labels == {"gate", "up"} and len(found) == 2 else []
-
-
-# -- other matrices ----------------------------------------------------------------------------------
+# -- other matrices -------------------------------------------------------------------------------
 
 
 def _other_matrix_roles(flow: Flow, streams: Streams, facts: dict[str, Facts]) -> None:
@@ -464,92 +316,3 @@ def _product_of(flow: Flow, value: Value) -> Use | None:
         if use is not None:
             return use if use.kind == "matrix" else None
     return None
-
-
-# -- vectors and tables ---------------------------------------------------------------------------
-
-
-def _vector_roles(
-    flow: Flow, attentions: list[Attention], facts: dict[str, Facts]
-) -> None:
-    score_biases = {id(use) for attention in attentions for use in attention.biases}
-    for name, uses in flow.uses.by_parameter.items():
-        fact = facts.get(name)
-        if fact is None or fact.role != "unknown":
-            continue
-        use = uses[0]
-        shape = flow.graph.parameters[name].shape
-        if use.kind == "norm":
-            fact.role = "norm_scale" if use.slot == "weight" else "norm_bias"
-            fact.neutral = 1.0 if use.slot == "weight" else None
-            fact.why["role"] = f"{use.slot} of {use.node.op}"
-        elif any(id(item) in score_biases for item in uses):
-            fact.role, fact.why["role"] = "position", "added to attention scores"
-        elif use.kind == "add":
-            fact.role, fact.why["role"], fact.partner = _addend(flow, use, shape)
-        elif use.kind == "scale":
-            _multiplier(flow, fact, use, shape)
-        elif use.kind == "join":
-            fact.role, fact.why["role"] = "token", f"joins the signal through {use.node.op}"
-
-
-def _significant(shape: tuple[int, ...]) -> int:
-    return sum(size > 1 for size in shape)
-
-
-def _addend(flow: Flow, use: Use, shape: tuple[int, ...]) -> tuple[Role, str, str | None]:
-    partner = None
-    if use.slot == "bias":
-        own = flow.uses.matrix(use.node)
-        return "bias", f"bias of {use.node.op}", own.parameter if own else None
-    if use.data is not None:
-        for step, _ in flow.back(use.data):
-            own = flow.uses.matrix(step.node)
-            if own is not None:
-                partner = own.parameter
-                break
-            if step.node is not None and step.node.id in flow.norms:
-                if _significant(shape) <= 1:
-                    return "norm_bias", "added to a normalised signal", None
-                break
-    if _significant(shape) >= 2:
-        return "position", "a table added to the signal", None
-    return "bias", "added to the signal", partner
-
-
-def _multiplier(flow: Flow, fact: Facts, use: Use, shape: tuple[int, ...]) -> None:
-    if use.data is not None and _significant(shape) <= 1:
-        for step, _ in flow.back(use.data):
-            if step is use.data or step.node is None:
-                pass
-            if step.node is not None and step.node.id in flow.norms:
-                fact.role = "norm_scale"
-                fact.neutral = _neutral(flow, use)
-                fact.why["role"] = "multiplies a normalised signal"
-                return
-    if _significant(shape) >= 2 and use.node.op in ("mul", "multiply"):
-        return
-    fact.role = "scale"
-    fact.why["role"] = f"multiplies the signal ({use.node.op})"
-
-
-def _neutral(flow: Flow, use: Use) -> float:
-    """The parameter value at which the factor is one: 1, or 0 where the model adds one first."""
-    shift = 0.0
-    value: Value = use.weight
-    while value.node is not None and value.origin != "parameter":
-        node: Node = value.node
-        source = next((item for item in node.inputs if item.roots), None)
-        if source is None:
-            break
-        if node.op == "add":
-            constants = [item for item in node.args if isinstance(item, (int, float))]
-            tensors = [
-                flow.graph.constants[item.id]
-                for item in node.inputs
-                if item.id in flow.graph.constants
-            ]
-            shift += sum(constants) + sum(float(t.reshape(-1)[0]) for t in tensors if t.numel())
-        value = source
-    return 1.0 - shift
-

@@ -70,9 +70,7 @@ def trace(model: nn.Module, inputs: object) -> Graph:
 @contextlib.contextmanager
 def _abstract(
     model: nn.Module,
-) -> Iterator[
-    tuple[dict[str, torch.Tensor], dict[str, tuple[torch.Tensor, torch.Tensor | None]]]
-]:
+) -> Iterator[tuple[dict[str, torch.Tensor], dict[str, tuple[torch.Tensor, torch.Tensor | None]]]]:
     """Swap every parameter and buffer for a meta tensor; put the originals back afterwards."""
     parameters: dict[str, torch.Tensor] = {}
     buffers: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {}
@@ -133,7 +131,7 @@ class _Tracer(TorchDispatchMode):
             shape=tuple(tensor.shape),
             dtype=tensor.dtype,
             strides=tuple(tensor.stride()) if strided else (),
-            offset=tensor.storage_offset() if strided else 0,
+            offset=int(tensor.storage_offset()) if strided else 0,
             storage=_storage(tensor) if strided else -1,
             origin=origin,
             name=name,
@@ -308,7 +306,7 @@ class _Tracer(TorchDispatchMode):
             return tree_map_only(torch.device, lambda _: torch.device("cpu"), tree)
 
         try:
-            return func(*real(args), **real(kwargs))  # type: ignore[no-any-return]
+            return func(*real(args), **real(kwargs))
         except Exception:
             return None
 

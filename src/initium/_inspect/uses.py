@@ -7,11 +7,11 @@ each of its dimensions comes from, kept through transposes, slices, reshapes and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
-from initium._inspect.graph import Graph, Node, Value
+from initium._inspect.graph import Graph, Node, Value, operands
 from initium._inspect.operators import (
     CONVOLUTION,
     FACTORY,
@@ -103,6 +103,10 @@ def find_uses(graph: Graph) -> Uses:
     return result
 
 
+_Make: TypeAlias = Callable[..., Iterator[Use]]
+"""(kind, operand, slot, further fields) -> a use of each parameter that the operand stands for."""
+
+
 def _uses_of(
     node: Node, links: dict[int, dict[str, Dims]], signals: set[int], graph: Graph
 ) -> Iterator[Use]:
@@ -159,16 +163,17 @@ def _heads(value: Value, linked: dict[str, Dims], graph: Graph) -> Iterator[str]
     yield from full or linked
 
 
-def _explicit(node: Node, uses: object, links: dict[int, dict[str, Dims]]) -> Iterator[Use]:
+def _explicit(node: Node, uses: _Make, links: dict[int, dict[str, Dims]]) -> Iterator[Use]:
     """``linear`` and the convolutions: the schema says which operand is the weight."""
     data, weight = node.args[0], node.args[1]
-    assert isinstance(weight, Value) and callable(uses)
+    assert isinstance(weight, Value)
     graph_dims = len(weight.shape)
     transposed = "transpose" in node.op
     groups, stride = 1, 1
-    if node.op == "linear":
-        inputs, outputs, field = (graph_dims - 1,), tuple(range(graph_dims - 1)), ()
-    else:
+    inputs: tuple[int, ...] = (graph_dims - 1,)
+    outputs: tuple[int, ...] = tuple(range(graph_dims - 1))
+    field: tuple[int, ...] = ()
+    if node.op != "linear":
         field = tuple(range(2, graph_dims))
         inputs, outputs = (1,), (0,)
         names = [argument.name for argument in node.overload._schema.arguments]
@@ -203,17 +208,15 @@ def _product_of(node: Node, names: list[str], name: str, dims: int) -> int:
     return total
 
 
-def _norm(node: Node, uses: object) -> Iterator[Use]:
-    assert callable(uses)
+def _norm(node: Node, uses: _Make) -> Iterator[Use]:
     names = [argument.name for argument in node.overload._schema.arguments]
     for slot in ("weight", "bias"):
         if slot in names:
             yield from uses("norm", node.argument(names.index(slot), slot), slot, data=node.args[0])
 
 
-def _recurrent(node: Node, uses: object) -> Iterator[Use]:
+def _recurrent(node: Node, uses: _Make) -> Iterator[Use]:
     """Gates of ``lstm``, ``gru`` and plain recurrences, whole or by the cell."""
-    assert callable(uses)
     if node.op.endswith("_cell"):
         weights = [node.argument(i, "") for i in range(2, 6)]
     else:
@@ -235,7 +238,7 @@ def _recurrent(node: Node, uses: object) -> Iterator[Use]:
 
 
 def _is_input(weights: list[object], position: int) -> bool:
-    """Matrices come in pairs per layer and direction (a projection may follow): first the input's."""
+    """Matrices come in pairs per layer and direction: the input's first."""
     biased = any(isinstance(item, Value) and len(item.shape) == 1 for item in weights)
     return position % (4 if biased else 2) == 0
 
@@ -272,7 +275,7 @@ def _direct(value: Value) -> bool:
 
 def _einsum(node: Node, links: dict[int, dict[str, Dims]]) -> tuple[Value, Value, Axes] | None:
     equation = node.args[0]
-    values = [item for item in node.args[1] if isinstance(item, Value)]  # type: ignore[union-attr]
+    values = list(operands(node.args[1]))
     weight = next((value for value in values if value.id in links), None)
     if weight is None or not isinstance(equation, str) or len(values) != 2:
         return None
@@ -295,9 +298,7 @@ def _einsum(node: Node, links: dict[int, dict[str, Dims]]) -> tuple[Value, Value
     return weight, data, Axes(tuple(inputs), tuple(outputs), tuple(batch))
 
 
-def _placed(
-    use: Use, axes: Axes, links: dict[int, dict[str, Dims]], graph: Graph | None
-) -> Use:
+def _placed(use: Use, axes: Axes, links: dict[int, dict[str, Dims]], graph: Graph | None) -> Use:
     """The use with its operand's axes carried back to dimensions of the parameter."""
     dims = links[use.weight.id][use.parameter]
     if dims is None:
@@ -328,7 +329,7 @@ def _parameter_shape(use: Use) -> tuple[int, ...]:
 
 
 def _rows(use: Use, outputs: tuple[int, ...]) -> tuple[int, int] | None:
-    """(start, size) along the first output dimension, where the operand is a slice of the weight."""
+    """(start, size) along the output dimension, where the operand is a slice of the weight."""
     value = use.weight
     while value.origin != "parameter" and value.node is not None and value.node.inputs:
         value = value.node.inputs[0]

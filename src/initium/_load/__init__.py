@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from initium._model.inputs import example_inputs
 from initium._load.load import FORMS, Loaded, load
 from initium._load.weightless import weightless
+from initium._model.inputs import example_inputs
 
 __all__ = ["FORMS", "Loaded", "example_inputs", "load", "weightless"]

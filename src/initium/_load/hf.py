@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from initium._model.hf_inputs import transformers_inputs
 from initium._load.optional import import_optional
 from initium._load.tiny import LADDER, shrink
 from initium._load.weightless import weightless
+from initium._model.hf_inputs import transformers_inputs
 from initium.errors import ModelError, near
 
 __all__ = ["load_hf"]

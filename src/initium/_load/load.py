@@ -31,9 +31,9 @@ from typing import Any
 from torch import nn
 
 from initium import demo
-from initium._model.inputs import example_inputs
 from initium._load.random import seeded
 from initium._load.weightless import weightless
+from initium._model.inputs import example_inputs
 from initium.errors import InitiumError, InputError, ModelError, near
 
 __all__ = ["FORMS", "Loaded", "load"]

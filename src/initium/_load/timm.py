@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from initium._model.inputs import example_inputs
 from initium._load.optional import import_optional
+from initium._model.inputs import example_inputs
 from initium.errors import ModelError, near
 
 __all__ = ["load_timm"]

@@ -1,1 +1,1 @@
-"""Plumbing between torch modules and the rest: canonical names, calls, and leaving things as found."""
+"""Between torch modules and the rest: canonical names, batches, calls, leaving things as found."""

@@ -84,13 +84,11 @@ def slots(model: nn.Module) -> dict[str, Slot]:
                     raise ModelError(
                         "is a lazy parameter without a shape",
                         where=name,
-                        fix="run one forward pass so that the model knows its shapes, then try again",
+                        fix="run one forward pass first, so that the model knows its shapes",
                     )
                 slot = by_identity.get(id(tensor))
                 if slot is None:
-                    slot = Slot(
-                        name, tensor, canonical(prefix, model), module, leaf, is_buffer
-                    )
+                    slot = Slot(name, tensor, canonical(prefix, model), module, leaf, is_buffer)
                     by_identity[id(tensor)] = slot
                     found[name] = slot
                 elif name != slot.name and name not in slot.aliases:

@@ -1,0 +1,46 @@
+"""What the trace says of one parameter, while the rules are still finding out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from initium._inspect.activation import Following
+from initium._inspect.operators import CONVOLUTION
+from initium._inspect.uses import Use
+from initium._types import Block, Role
+
+__all__ = ["Facts", "channel_axis", "pointwise"]
+
+
+@dataclass(slots=True)
+class Facts:
+    """Statements on one parameter; ``why`` maps a statement to what was seen.
+
+    ``also_head``: a looked-up table also makes the output. ``count``: how many operators use it.
+    """
+
+    role: Role = "unknown"
+    use: Use | None = None
+    following: Following = field(default_factory=Following)
+    blocks: tuple[Block, ...] = ()
+    stream: int | None = None
+    depth: int | None = None
+    branches: int | None = None
+    writes: bool = False
+    norm_before: bool = False
+    partner: str | None = None
+    neutral: float | None = None
+    reads: tuple[str, ...] = ()
+    count: int = 0
+    also_head: bool = False
+    why: dict[str, str] = field(default_factory=dict)
+
+
+def channel_axis(use: Use) -> int:
+    """The dimension of a product along which its outputs lie."""
+    return 1 if use.node.op in CONVOLUTION else len(use.out.shape) - 1
+
+
+def pointwise(use: Use) -> bool:
+    """Whether a product mixes channels alone: a linear layer or an ungrouped 1x1 convolution."""
+    return all(size == 1 for size in use.kernel) and use.groups == 1

@@ -1,0 +1,127 @@
+"""Feed-forward blocks: the matrix that goes up, the gate beside it, the one that writes back."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from initium._inspect.activation import Following, following
+from initium._inspect.blocks import blocks_of
+from initium._inspect.facts import Facts, channel_axis, pointwise
+from initium._inspect.flow import Flow, Rows
+from initium._inspect.graph import Value
+from initium._inspect.operators import ATTENTION, SOFTMAX
+from initium._inspect.uses import Use
+
+__all__ = ["feed_forward_roles"]
+
+
+def feed_forward_roles(flow: Flow, facts: dict[str, Facts]) -> None:
+    """A writer that reads an activated product is an MLP's last matrix; that product, its first."""
+    for fact in list(facts.values()):
+        use = fact.use
+        if use is None or fact.role != "unknown" or not fact.writes or use.data is None:
+            continue
+        if use.kind != "matrix" or not pointwise(use):
+            continue
+        feeds = _activated_feeds(flow, use.data)
+        if not feeds:
+            continue
+        ups = [(item, active) for item, active in feeds if _up(facts.get(item.parameter))]
+        if not any(active for _, active in ups):
+            continue
+        fact.role = "mlp_down"
+        fact.why["role"] = "writes to the stream, and reads an activated product"
+        for item, active in ups:
+            _name_up(flow, facts[item.parameter], item, active)
+
+
+def _up(fact: Facts | None) -> bool:
+    return (
+        fact is not None
+        and fact.use is not None
+        and fact.role in ("unknown", "mlp_up", "mlp_gate", "mlp_gate_up")
+        and not fact.writes
+        and pointwise(fact.use)
+    )
+
+
+def _activated_feeds(flow: Flow, value: Value) -> list[tuple[Use, bool]]:
+    """Nearest weights behind a value, with whether an activation lies between; norms end the walk
+    for convolutions, whose blocks have one after every product."""
+    found: list[tuple[Use, bool]] = []
+    seen: set[int] = set()
+    stack: list[tuple[Value, bool]] = [(value, False)]
+    while stack:
+        here, active = stack.pop()
+        node = here.node
+        if here.id in seen or node is None or here.id not in flow.uses.signals:
+            continue
+        seen.add(here.id)
+        use = flow.uses.matrix(node)
+        if use is not None:
+            if use.kind == "matrix":
+                found.append((use, active))
+            continue
+        if node.op in SOFTMAX or node.op in ATTENTION:
+            return []
+        if node.id in flow.norms and node.op == "batch_norm":
+            return []
+        before = flow.through(node)
+        if before is not None:
+            stack.append((before, active))
+        elif node.id in flow.norms:
+            stack.append((flow.norms[node.id], active))
+        else:
+            nonlinear = flow.elementwise(node) or node.op == "glu"
+            stack += [(item, active or nonlinear) for item in flow.signals(node)]
+    return found
+
+
+def _name_up(flow: Flow, fact: Facts, use: Use, active: bool) -> None:
+    halves = _halves(flow, use)
+    if halves:
+        fact.role = "mlp_gate_up"
+        fact.blocks = blocks_of(flow, use.parameter, use, halves)
+        fact.following = next(
+            (item for item in _part_followings(flow, use) if item.name), fact.following
+        )
+        fact.why["role"] = "its halves are an activated gate and what the gate multiplies"
+        return
+    if fact.following.gated and fact.following.name:
+        fact.role = "mlp_gate"
+        fact.why["role"] = f"activated by {fact.following.name}, then multiplies another product"
+    else:
+        fact.role = "mlp_up"
+        fact.why["role"] = (
+            "multiplied by an activated gate"
+            if fact.following.gated
+            else "feeds an MLP's last matrix through an activation"
+        )
+    if active and fact.following.name:
+        fact.why["activation"] = f"{fact.following.name}, by evaluating what follows"
+
+
+def _part_followings(flow: Flow, use: Use) -> list[Following]:
+    return [following(flow, piece.value) for piece in flow.pieces(use.out) if piece.part]
+
+
+def _halves(flow: Flow, use: Use) -> list[tuple[str, Rows, Following]]:
+    """Label and rows of each part of a fused gate and up projection; empty if it is not one."""
+    pieces = [piece for piece in flow.pieces(use.out) if piece.part]
+    axis = channel_axis(use)
+    found: list[tuple[str, Rows, Following]] = []
+    for piece in pieces:
+        rows = flow.rows(use.out, axis, piece.value)
+        if rows is None or len(rows) >= use.out.shape[axis]:
+            return []
+        after = following(flow, piece.value)
+        found.append(("gate" if after.name else "up", rows, after))
+    if any(node.op == "glu" for node in use.out.users):
+        size = use.out.shape[axis] // 2
+        sigmoid = Following("sigmoid", gated=True)
+        return [
+            ("up", np.arange(size), Following(gated=True)),
+            ("gate", np.arange(size, 2 * size), sigmoid),
+        ]
+    labels = {label for label, _, _ in found}
+    return found if labels == {"gate", "up"} and len(found) == 2 else []
