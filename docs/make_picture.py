@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from initium._files import write_text
 from initium._report.charts import HEIGHT, WIDTH, Scale, curve, scale, sideways
 from initium._report.depth import through
-from initium._report.files import write_text
 from initium._report.records import Report
 from initium._report.words import verdict
 

@@ -22,6 +22,7 @@ EXPORTED = [
     "InputError",
     "ModelError",
     "ModelView",
+    "OutputError",
     "ParameterView",
     "Plan",
     "PlanError",

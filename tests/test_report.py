@@ -19,15 +19,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from initium._files import write_text
 from initium._report import words
 from initium._report.charts import Scale, curve, dots, marks, scale
 from initium._report.depth import Gap, fold, through
-from initium._report.files import OutputError, write_text
 from initium._report.html import render_html, render_notebook
 from initium._report.records import LayerRecord, LossRecord, Report
 from initium._report.story import Panel, render_story
 from initium._report.terminal import render_report
-from initium.errors import InitiumError
+from initium.errors import InitiumError, OutputError
 
 REPORTS: dict[str, Callable[[], Report]] = {
     "three layers": lambda: fakes.mlp(3),

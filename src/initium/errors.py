@@ -9,6 +9,7 @@
     ├── InputError         a batch, target or loss that does not fit the model
     ├── PlanError          a plan that does not cover its model, or belongs to another one
     ├── PlanFileError      a plan file that is damaged or of an unknown version
+    ├── OutputError        a file that cannot be written; nothing was changed
     └── DependencyError    an optional package that is needed here and not installed
 
 One message is one line: what is wrong, where, the value that was found, the choices, and the fix.
@@ -24,6 +25,7 @@ __all__ = [
     "InitiumError",
     "InputError",
     "ModelError",
+    "OutputError",
     "PlanError",
     "PlanFileError",
     "RecipeError",
@@ -92,6 +94,13 @@ class PlanError(InitiumError):
 
 class PlanFileError(InitiumError, ValueError):
     """A plan file that is damaged or of an unknown version."""
+
+
+class OutputError(InitiumError, OSError):
+    """A file that cannot be written; nothing was changed."""
+
+    def __str__(self) -> str:
+        return self._line()
 
 
 class DependencyError(InitiumError, ImportError):

@@ -100,7 +100,7 @@ STORY = (
 
 def run_demo(out: Path, *, seed: int = 0, as_json: bool = False) -> Path:
     """Check every start of the story, print a table, write the page, and name it last."""
-    from initium._report.files import write_text
+    from initium._files import write_text
     from initium._report.story import Panel, render_story
 
     try:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from initium import stream
+from initium._files import write_text
 from initium._plan.plan import Entry, Plan
 from initium._types import ROLES
 from initium.errors import PlanFileError, SpecError, near
@@ -35,10 +34,10 @@ AGAIN = "save the plan again, or correct this place by hand"
 
 
 def save(plan: Plan, path: str | Path) -> Path:
-    """Write a plan under a temporary name and rename it; returns the path.
+    """Write a plan, at once or not at all; returns the path.
 
     Raises:
-        PlanFileError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
     path = Path(path)
     data = _to_data(plan)
@@ -48,23 +47,7 @@ def save(plan: Plan, path: str | Path) -> Path:
         out = io.StringIO()
         _yaml("safe").dump(data, out)
         text = out.getvalue()
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-            Path(temporary).chmod(0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise PlanFileError(
-            f"cannot be written: {error.strerror or error}",
-            where=str(path),
-            fix="choose a folder that exists and can be written to",
-        ) from error
-    return path
+    return write_text(path, text)
 
 
 def load(path: str | Path) -> Plan:

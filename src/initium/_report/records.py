@@ -151,7 +151,7 @@ class Report:
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The report as strict JSON text; also written to ``path``, at once or not at all."""
-        from initium._report.files import write_text
+        from initium._files import write_text
 
         text = json.dumps(_finite(self.to_dict()), indent=2, allow_nan=False)
         if path is not None:
@@ -160,7 +160,7 @@ class Report:
 
     def to_html(self, path: str | Path) -> Path:
         """Write the report as one HTML file that needs no network; returns its path."""
-        from initium._report.files import write_text
+        from initium._files import write_text
         from initium._report.html import render_html
 
         return write_text(path, render_html(self))

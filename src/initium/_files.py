@@ -6,16 +6,9 @@ import os
 import secrets
 from pathlib import Path
 
-from initium.errors import InitiumError
+from initium.errors import OutputError
 
-__all__ = ["OutputError", "write_text"]
-
-
-class OutputError(InitiumError, OSError):
-    """A file that cannot be written; nothing was changed."""
-
-    def __str__(self) -> str:
-        return self._line()
+__all__ = ["write_text"]
 
 
 def write_text(path: str | Path, text: str) -> Path:
