@@ -7,6 +7,7 @@ objects on a console of their own). Not covered: HTML, which the report's templa
 from __future__ import annotations
 
 import io
+import re
 import shutil
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ __all__ = [
 
 NARROWEST = 80
 WIDEST = 180
+NAME = 22
+"""Columns that a name gets at least."""
 
 
 def width_of(width: int | None = None) -> int:
@@ -60,9 +63,17 @@ def table(
     *,
     right: Sequence[str] = (),
     whole: Sequence[str] = (),
+    width: int | None = None,
 ) -> Table:
-    """A table with one header line; ``right`` columns are numbers, ``whole`` ones never wrap."""
-    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
+    """A table with one header line; ``right`` columns are numbers, ``whole`` ones never wrap.
+
+    The first column holds dotted names, which break at their dots where ``width`` is too narrow.
+    """
+    rows = [tuple(row) for row in rows]
+    widest = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    room = max(width_of(width) - sum(widest[1:]) - 2 * len(columns), NAME)
+    rows = [("\n".join(_broken(row[0], room)), *row[1:]) for row in rows]
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
         made.add_column(
             column,
@@ -73,6 +84,16 @@ def table(
     for row in rows:
         made.add_row(*(Text(cell) for cell in row))
     return made
+
+
+def _broken(name: str, room: int) -> list[str]:
+    """A dotted name in lines of at most ``room`` characters, broken behind dots where it can be."""
+    lines = [""]
+    for part in re.split(r"(?<=\.)(?!\.)", name):
+        if lines[-1] and len(lines[-1]) + len(part) > room:
+            lines.append("")
+        lines[-1] += part
+    return lines
 
 
 def legend(rows: Iterable[tuple[str, str]]) -> Table:
@@ -210,5 +231,6 @@ def view_table(view: initium._types.ModelView, width: int | None = None) -> str:
     notes += [
         f"{one.name} is tied to {one.tied_to}" for one in view.parameters.values() if one.tied_to
     ]
-    body = table(("name", "shape", "role", "fans", "then", "known"), rows)
+    whole = ("shape", "role", "fans", "known")
+    body = table(("name", "shape", "role", "fans", "then", "known"), rows, whole=whole, width=width)
     return render(heading, "", body, *(["", *notes] if notes else []), width=width)

@@ -14,11 +14,13 @@ from initium.spec import Blocks, Spec, Value
 __all__ = ["plan_table", "spec_text"]
 
 ROOM_FOR_REASONS = 130
+ROOM_FOR_SPECS = 24
 
 
 def plan_table(plan: Plan, width: int | None = None) -> str:
     """The plan at ``width`` columns; below 130, the reasons stand as numbered notes beneath."""
     wide = width_of(width) >= ROOM_FOR_REASONS
+    digits = 4 if wide else 3
     notes: dict[str, int] = {}
     rows = []
     for group in fold((name, _key(entry)) for name, entry in plan.entries.items()):
@@ -29,15 +31,16 @@ def plan_table(plan: Plan, width: int | None = None) -> str:
                 group.pattern,
                 shape_text(entry.shape),
                 entry.role,
-                spec_text(entry.spec),
+                spec_text(entry.spec, digits),
                 number(entry.std),
                 entry.reason if wide else str(note),
             )
         )
     right = ("std",) if wide else ("std", "why")
-    names = max((len(row[0]) for row in rows), default=0)
-    whole = ("name", "std") if names <= width_of(width) // 2 else ("std",)
-    body = table(("name", "shape", "role", "spec", "std", "why"), rows, right=right, whole=whole)
+    short = max((len(row[3]) for row in rows), default=0) <= ROOM_FOR_SPECS
+    whole = ("shape", "role", "std", *(("spec",) if short else ()))
+    columns = ("name", "shape", "role", "spec", "std", "why")
+    body = table(columns, rows, right=right, whole=whole, width=width)
     parts: list[RenderableType] = [_heading(plan), "", body]
     if not wide:
         parts += ["", legend((str(index), reason) for reason, index in notes.items())]
@@ -45,8 +48,8 @@ def plan_table(plan: Plan, width: int | None = None) -> str:
     return render(*parts, *(["", *ties] if ties else []), width=width)
 
 
-def spec_text(spec: Spec) -> str:
-    """A spec for people: four digits, blocks as ``2 x normal(0.2) + constant(0)``, no stored data.
+def spec_text(spec: Spec, digits: int = 4) -> str:
+    """A spec for people: few digits, blocks as ``2 x normal(0.2) + constant(0)``, no stored data.
 
     Example:
         >>> from initium.spec import Normal
@@ -56,13 +59,15 @@ def spec_text(spec: Spec) -> str:
     if isinstance(spec, Value):
         return f"value({shape_text(spec.shape)})"
     if isinstance(spec, Blocks):
-        runs = [(text, len(list(same))) for text, same in groupby(_parts(spec))]
+        runs = [(text, len(list(same))) for text, same in groupby(_parts(spec, digits))]
         return " + ".join(f"{count} x {text}" if count > 1 else text for text, count in runs)
-    return re.sub(r"\d+\.\d+(e[+-]?\d+)?", lambda found: f"{float(found[0]):.4g}", str(spec))
+    return re.sub(r"\d+\.\d+(e[+-]?\d+)?", lambda found: f"{float(found[0]):.{digits}g}", str(spec))
 
 
-def _parts(spec: Blocks) -> list[str]:
-    return [spec_text(part.spec) for part in sorted(spec.parts, key=lambda part: part.start)]
+def _parts(spec: Blocks, digits: int) -> list[str]:
+    return [
+        spec_text(part.spec, digits) for part in sorted(spec.parts, key=lambda part: part.start)
+    ]
 
 
 def _key(entry: Entry) -> tuple[object, ...]:
