@@ -66,8 +66,6 @@ def _multiplier(flow: Flow, fact: Facts, use: Use, shape: tuple[int, ...]) -> No
                 fact.neutral = _neutral(flow, use)
                 fact.why["role"] = "multiplies a normalised signal"
                 return
-    if _significant(shape) >= 2 and use.node.op in ("mul", "multiply"):
-        return
     fact.role = "scale"
     fact.why["role"] = f"multiplies the signal ({use.node.op})"
 

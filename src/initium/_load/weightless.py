@@ -68,7 +68,7 @@ def _on_meta(param: nn.Parameter) -> nn.Parameter:
 
 
 class _LargeFactoriesOnMeta(TorchFunctionMode):
-    """Large empty and random tensors are weights to be: they never get memory or numbers."""
+    """Large empty and random floating tensors are weights to be: they never get memory."""
 
     def __torch_function__(
         self,
@@ -81,7 +81,9 @@ class _LargeFactoriesOnMeta(TorchFunctionMode):
         if func in _FACTORIES and "out" not in options:
             shape = options.get("size", args[0] if len(args) == 1 else args)
             sizes = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
-            if len(sizes) >= 2 and math.prod(sizes) >= _LARGE:
+            dtype = options.get("dtype") or torch.get_default_dtype()
+            floating = dtype.is_floating_point or dtype.is_complex
+            if floating and len(sizes) >= 2 and math.prod(sizes) >= _LARGE:
                 options["device"] = "meta"
                 options.pop("generator", None)
         return func(*args, **options)
