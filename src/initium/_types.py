@@ -170,6 +170,7 @@ class ParameterView:
         uses: how many operators use it.
         reads: matrices whose outputs this one reads, nearest upstream.
         partner: for a bias or scale, the weight it goes with.
+        magnitude_of: for the g of a weight norm, the direction v that it is the length of.
         tied_to: canonical name of the owner, if this name is another name of its tensor.
         aliases: other names of this tensor.
         padding_row: row of an embedding that stays zero.
@@ -208,6 +209,7 @@ class ParameterView:
     uses: int = 0
     reads: tuple[str, ...] = ()
     partner: str | None = None
+    magnitude_of: str | None = None
     tied_to: str | None = None
     aliases: tuple[str, ...] = ()
     padding_row: int | None = None

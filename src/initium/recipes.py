@@ -194,7 +194,8 @@ def _auto_matrix(view: ParameterView, model: ModelView) -> Choice:
 
 
 def _branches(view: ParameterView) -> int:
-    return max(view.branches or 1, 1) if view.writes_residual else 1
+    """Branches to share the stream with; a norm behind the matrix would undo any scale."""
+    return max(view.branches or 1, 1) if view.writes_residual and not view.norm_after else 1
 
 
 def _auto_head(view: ParameterView, model: ModelView) -> Choice:

@@ -15,13 +15,14 @@ from initium._check.loss import LossFunction
 from initium._check.measure import sample_count
 from initium._check.parameters import named_parameters, parameter_records
 from initium._inspect import inspect
-from initium._model.call import tensors
+from initium._model.call import map_tensors, must_be_module, tensors
 from initium._model.inputs import example_inputs
+from initium._model.names import named_modules
 from initium._model.state import preserved
 from initium._plan import Plan
 from initium._report.records import Report
 from initium._types import ModelView
-from initium.errors import InputError, ModelError
+from initium.errors import InputError, ModelError, PlanError
 
 __all__ = ["check"]
 
@@ -59,13 +60,15 @@ def check(
         True
     """
     began = time.perf_counter()
+    must_be_module(model)
+    _must_fit(plan, model)
     _must_have_weights(model)
     if inputs is None:
         inputs, inferred = _inferred_inputs(model), True
     inner = bare(model)
     view = inspect(inner, inputs) if view is None else view
-    with preserved(inner):
-        done = run(inner, inputs, targets, loss_fn, view)
+    with preserved(inner, clone=_written_in_forward(inner)):
+        done = run(inner, map_tensors(inputs, _copied), targets, loss_fn, view)
         facts = _facts(inner, done, view, plan, sample_count(inputs), inferred)
     return Report(
         model=type(inner).__name__,
@@ -102,6 +105,28 @@ def _facts(
     )
 
 
+def _must_fit(plan: Plan | None, model: nn.Module) -> None:
+    """The plan is one, and for these parameters."""
+    if plan is None:
+        return
+    if not isinstance(plan, Plan):
+        raise PlanError(
+            "is not a plan",
+            where="plan",
+            value=plan if isinstance(plan, str) else type(plan).__name__,
+            fix="make one first: plan = initium.plan(model, ...)",
+        )
+    for name, parameter in named_parameters(model).items():
+        entry = plan.entries.get(name)
+        if entry is None or entry.shape != tuple(parameter.shape):
+            found = "nothing" if entry is None else f"shape {entry.shape}"
+            raise PlanError(
+                f"has shape {tuple(parameter.shape)} in the model and {found} in the plan",
+                where=name,
+                fix="pass the plan that was made for this model",
+            )
+
+
 def _must_have_weights(model: nn.Module) -> None:
     for name, parameter in named_parameters(model).items():
         if parameter.is_meta:
@@ -121,6 +146,20 @@ def _inferred_inputs(model: nn.Module) -> object:
             fix="pass inputs=, one batch as the model takes it",
         )
     return found
+
+
+def _written_in_forward(model: nn.Module) -> list[str]:
+    """Tables that torch itself renormalises while they are looked up."""
+    return [
+        f"{name}.weight" if name else "weight"
+        for name, module in named_modules(model)
+        if getattr(module, "max_norm", None) is not None and hasattr(module, "weight")
+    ]
+
+
+def _copied(tensor: torch.Tensor) -> torch.Tensor:
+    """The batch stays the caller's, whatever the model does to it in place."""
+    return tensor.detach().clone()
 
 
 def _has_fresh_norms(model: nn.Module) -> bool:

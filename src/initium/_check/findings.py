@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from initium._check.expectations import find_loss, find_plan
 from initium._check.facts import Facts
 from initium._check.gradient import find_gradient_trend, find_never_used, find_zero_gradient
@@ -39,12 +41,23 @@ def draw(facts: Facts, view: ModelView, plan: Plan | None = None) -> tuple[Findi
     signal = find_signal(facts, view)
     found = [*broken, *unused, *planned, *copies, *signal]
     if any(finding.severity != "info" for finding in signal):
-        return _sorted([*found, *(f for f in zero if f.severity == "info")])
+        root = _as_grave(signal, find_loss(facts, view))
+        rest = [f for f in found if f not in signal]
+        return _sorted([*rest, *root, *(f for f in zero if f.severity == "info")])
     dead = find_dead(facts, view)
     found += [*dead, *find_saturated(facts, view), *find_loss(facts, view)]
     if not dead:
         found += zero
     return _sorted([*found, *find_gradient_trend(facts, view)])
+
+
+def _as_grave(roots: list[Finding], consequences: list[Finding]) -> list[Finding]:
+    """The roots, each at least as grave as what follows from it."""
+    worst = min((SEVERITIES.index(f.severity) for f in consequences), default=len(SEVERITIES))
+    return [
+        replace(root, severity=SEVERITIES[min(SEVERITIES.index(root.severity), worst)])
+        for root in roots
+    ]
 
 
 def _explosion(facts: Facts, view: ModelView) -> list[Finding]:

@@ -26,6 +26,8 @@ IGNORED = -100
 NOT_OUTPUTS = ("past_key_values", "hidden_states", "attentions", "cross_attentions", "mems")
 """Fields of an output that repeat inner values, as Transformers names them."""
 BLOCK = 1 << 18
+OWN_LOSS = 0.25
+"""How far a loss may lie from the mean cross-entropy of its logits to be judged as one."""
 
 LossFunction = Callable[[Any, Any], Any]
 
@@ -212,6 +214,8 @@ def _statistics(
 ) -> LossRecord:
     """ln C, and E[logsumexp(z)] - E[z] with the spread of z, over rows that count; in blocks."""
     logits = logits.detach()
+    if not _is_mean_cross_entropy(loss, logits, labels):
+        return LossRecord(source=source, value=float(loss.detach()))
     classes, count, lift, spread = logits.shape[1], 0, 0.0, 0.0
     step = max(1, BLOCK // classes)
     for part, wanted in zip(logits.split(step), labels.split(step), strict=True):
@@ -227,6 +231,17 @@ def _statistics(
         classes=classes,
         logit_std=math.sqrt(spread / count) if count and spread >= 0 else None,
     )
+
+
+def _is_mean_cross_entropy(loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> bool:
+    """Whether ln C is what to expect: smoothing and small penalties pass, sums do not."""
+    kept = labels[labels != IGNORED]
+    if kept.numel() == 0 or int(kept.min()) < 0 or int(kept.max()) >= logits.shape[1]:
+        return False
+    plain = float(F.cross_entropy(logits.float(), labels, ignore_index=IGNORED))
+    value = float(loss.detach())
+    finite = plain - plain == 0.0 and value - value == 0.0
+    return not finite or abs(value - plain) <= OWN_LOSS * max(abs(plain), 1.0)
 
 
 def _random_cotangent(output: Any) -> Start:

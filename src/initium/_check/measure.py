@@ -295,6 +295,8 @@ def _weights(model: nn.Module, view: ModelView) -> dict[str, str]:
     names = {id(value): canonical(name, model) for name, value in model.named_parameters()}
     held: dict[str, str] = {}
     for name, module in named_modules(model):
+        if isinstance(module, nn.utils.parametrize.ParametrizationList):
+            continue
         own = list(module.parameters(recurse=False))
         parametrized = getattr(module, "parametrizations", {})
         for leaf in parametrized:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from initium._check.chain import activation_of, advice, chain, closed, listed, lost
 from initium._check.facts import Facts
-from initium._check.thresholds import DECAY_ERROR, DECAY_WARNING, GROWTH_ERROR, GROWTH_WARNING
+from initium._check.thresholds import (
+    DECAY_ERROR,
+    DECAY_WARNING,
+    GROWTH_ERROR,
+    GROWTH_WARNING,
+    HUGE,
+    TINY,
+)
 from initium._check.trend import Trend, decay, growth
 from initium._report.records import Finding, LayerRecord
 from initium._scheme.gains import forward_gain
@@ -17,7 +24,7 @@ __all__ = ["find_signal"]
 def find_signal(facts: Facts, view: ModelView) -> list[Finding]:
     """One finding: growth, else decay of what samples differ by, else an output without input."""
     layers = chain(facts, view)
-    for find in (_exploding, _vanishing, _lost):
+    for find in (_exploding, _vanishing, _lost, _extreme):
         found = find(layers, facts, view)
         if found is not None:
             return [found]
@@ -95,6 +102,27 @@ def _lost(layers: list[LayerRecord], facts: Facts, view: ModelView) -> Finding |
         message=message + ("" if gates else _softening(facts)),
         fix="" if gates else advice(view, [record.weight for record in layers]),
         numbers={"signal": root.signal or 0.0, "second_moment": root.second_moment},
+    )
+
+
+def _extreme(layers: list[LayerRecord], facts: Facts, view: ModelView) -> Finding | None:
+    """Too few layers for a trend, and yet values that nothing can work with."""
+    layers = chain(facts, view, with_head=True)
+    huge = next((record for record in layers if record.second_moment > HUGE), None)
+    last = layers[-1] if layers else None
+    tiny = last if last is not None and 0.0 < last.second_moment < TINY else None
+    root = huge or tiny
+    if root is None:
+        return None
+    return Finding(
+        code="IN202" if huge else "IN201",
+        severity=_softened("error", facts),
+        title="exploding signal" if huge else "vanishing signal",
+        where=(root.name,),
+        message=f"the output of {root.name or 'the model'} has second moment "
+        f"{root.second_moment:.2g}, where about 1 is healthy" + _softening(facts),
+        fix=advice(view, [record.weight for record in layers]),
+        numbers={"second_moment": root.second_moment},
     )
 
 

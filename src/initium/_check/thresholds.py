@@ -9,6 +9,7 @@ __all__ = [
     "DUPLICATES_ERROR",
     "GROWTH_ERROR",
     "GROWTH_WARNING",
+    "HUGE",
     "LOSS_ERROR",
     "LOSS_FRACTION",
     "LOSS_NATS",
@@ -22,6 +23,7 @@ __all__ = [
     "SATURATED_SIGMOID",
     "SATURATED_TANH",
     "SATURATED_WARNING",
+    "TINY",
     "ZERO_GRADIENT_ERROR",
 ]
 
@@ -49,6 +51,10 @@ grow by pi/(pi - 1), about 1.47 per layer at most (Yang et al. 2019, arXiv:1902.
 
 GROWTH_ERROR = 1e10
 """Amplitude 1e5: beyond float16 (65504) from a start of order one."""
+
+HUGE, TINY = 1e14, 1e-18
+"""A second moment that no layer of a usable start has, however few layers there are: amplitudes of
+1e7 and 1e-9, far beyond and far below what float16, or any learning rate, can work with."""
 
 LOST = 4.0
 """The output ignores the input when the spread between samples is below this many spacings of the

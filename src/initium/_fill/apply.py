@@ -28,21 +28,71 @@ def apply(plan: Plan, model: nn.Module, device: str | torch.device | None = None
     """
     held = slots(model)
     _validate(plan, held)
+    _validate_memory(held)
+    place = _device(device)
     written: dict[str, int] = {}
     for name, entry in plan.entries.items():
         if not entry.kept:
             drawn = values(name, entry, plan.seed, _dtype(held[name].tensor))
-            _write(held[name], drawn, device)
+            _write(held[name], drawn, place)
             written[name] = drawn.numel()
     _prove(plan, model, written)
+    _refresh(model)
 
 
-def _write(slot: Slot, drawn: torch.Tensor, device: str | torch.device | None) -> None:
+def _device(device: str | torch.device | None) -> torch.device:
+    """The device for what is on meta.
+
+    Raises:
+        PlanError: it does not exist here.
+    """
+    try:
+        found = torch.device(device or "cpu")
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise PlanError(
+            f"cannot be used here: {' '.join(str(error).split())[:120]}",
+            where="device",
+            value=str(device),
+            fix="name a device that this machine has, such as cpu",
+        ) from error
+    return found
+
+
+def _validate_memory(held: Mapping[str, Slot]) -> None:
+    """Every tensor can be written, and no two of different names share their first element."""
+    owners: dict[int, str] = {}
+    for name, slot in held.items():
+        tensor = slot.tensor
+        if tensor.is_meta or tensor.numel() == 0 or tensor.layout is not torch.strided:
+            continue
+        if tensor.is_inference():
+            raise PlanError(
+                "was made in inference mode and cannot be written",
+                where=name,
+                fix="build the model outside torch.inference_mode()",
+            )
+        if torch._debug_has_internal_overlap(tensor) == 1:
+            raise PlanError(
+                "has elements that share memory, as an expanded tensor has",
+                where=name,
+                fix="store it whole: parameter.data = parameter.data.clone()",
+            )
+        other = owners.setdefault(tensor.data_ptr(), name)
+        if other != name:
+            raise PlanError(
+                f"shares its memory with {other} without being the same parameter",
+                where=name,
+                fix="tie them as one parameter, or give each memory of its own",
+            )
+
+
+def _write(slot: Slot, drawn: torch.Tensor, device: torch.device) -> None:
     with torch.no_grad():
         if not slot.tensor.is_meta:
             slot.tensor.copy_(drawn)
             return
-        made = drawn.to(device or "cpu")
+        made = drawn.to(device)
         if isinstance(slot.tensor, nn.Parameter):
             made = nn.Parameter(made, requires_grad=slot.tensor.requires_grad)
             made.__dict__.update(slot.tensor.__dict__)
@@ -116,3 +166,19 @@ def _prove(plan: Plan, model: nn.Module, written: Mapping[str, int]) -> None:
             raise PlanError(
                 f"{written.get(name, 0)} of {slot.tensor.numel()} elements were written", where=name
             )
+
+
+def _refresh(model: nn.Module) -> None:
+    """Let spectral norms find the leading singular vectors of their new weights, as they are built.
+
+    Fifteen power iterations, the number that :func:`torch.nn.utils.parametrizations.spectral_norm`
+    does when it is registered.
+    """
+    for module in model.modules():
+        if not isinstance(module, nn.utils.parametrize.ParametrizationList):
+            continue
+        for part in module:
+            if isinstance(part, nn.utils.parametrizations._SpectralNorm) and hasattr(part, "_u"):
+                with torch.no_grad():
+                    weight = part._reshape_weight_to_matrix(module.original)
+                    part._power_method(weight, 15)

@@ -16,6 +16,7 @@ from initium._inspect.graph import Graph
 from initium._inspect.roles import derive
 from initium._inspect.tracer import trace
 from initium._inspect.uses import find_uses
+from initium._model.call import must_be_module
 from initium._model.inputs import example_inputs
 from initium._model.names import Slot, named_modules, slots
 from initium._types import Axes, Block, Evidence, ModelView, ParameterView, Rung
@@ -53,6 +54,7 @@ def inspect(model: nn.Module, inputs: object = None) -> ModelView:
         >>> view.parameters["0.weight"].activation, view.parameters["2.weight"].role
         ('relu', 'head')
     """
+    must_be_module(model)
     held = slots(model)
     graph, facts, problem = _traced(model, inputs)
     modules = dict(named_modules(model))
@@ -259,6 +261,7 @@ def _with(view: ParameterView, found: Declared) -> ParameterView:
         stride=found.stride,
         blocks=(*_stacked(view.shape, found.axes), *found.blocks),
         partner=found.partner,
+        magnitude_of=found.magnitude_of,
         neutral=1.0 if found.role == "norm_scale" else None,
         evidence={"role": found.evidence},
     )

@@ -49,7 +49,7 @@ def blocks_of(
         block = runs(label, axis, rows)
         if block is None or rows[-1] >= size:
             return ()
-        if more and more[0].name:
+        if more:
             block = replace(block, activation=more[0].name, gain=more[0].gain)
         found.append(block)
     taken = np.bincount(np.concatenate([rows for _, rows, *_ in parts]), minlength=size)

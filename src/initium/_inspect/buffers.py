@@ -32,6 +32,8 @@ def buffer_view(slot: Slot) -> BufferView:
     if slot.leaf in RULES and isinstance(slot.owner, nn.modules.batchnorm._NormBase):
         rule = RULES[slot.leaf]
         evidence = Evidence("declared", f"{slot.leaf} of {kind}")
+    elif kind == "_SpectralNorm":
+        evidence = Evidence("declared", "follows from the weight by power iteration")
     elif on_meta:
         evidence = Evidence("assumed", "it is on the meta device, and no rule is known")
     elif tensor.numel() * tensor.element_size() <= LIMIT and not tensor.is_sparse:

@@ -30,6 +30,7 @@ class Declared:
     stride: int = 1
     blocks: tuple[Block, ...] = ()
     partner: str | None = None
+    magnitude_of: str | None = None
 
 
 def declared(slot: Slot) -> Declared | None:
@@ -65,7 +66,7 @@ def declared(slot: Slot) -> Declared | None:
     if leaf in ("weight_g", "original0"):
         return Declared(
             "scale", Evidence("declared", "the magnitude of a weight norm"),
-            partner=prefix + ("weight_v" if leaf == "weight_g" else "original1"),
+            magnitude_of=prefix + ("weight_v" if leaf == "weight_g" else "original1"),
         )  # fmt: skip
     if leaf == "bias" or leaf.startswith("bias_"):
         weight = getattr(owner, "weight", None)

@@ -11,8 +11,10 @@ from initium._inspect.flow import Flow, Rows
 from initium._inspect.graph import Value
 from initium._inspect.operators import ATTENTION, SOFTMAX
 from initium._inspect.uses import Use
+from initium._scheme.gains import forward_gain
+from initium._types import Block
 
-__all__ = ["feed_forward_roles"]
+__all__ = ["feed_forward_roles", "glu_halves"]
 
 
 def feed_forward_roles(flow: Flow, facts: dict[str, Facts]) -> None:
@@ -117,11 +119,21 @@ def _halves(flow: Flow, use: Use) -> list[tuple[str, Rows, Following]]:
         after = following(flow, piece.value)
         found.append(("gate" if after.name else "up", rows, after))
     if any(node.op == "glu" for node in use.out.users):
-        size = use.out.shape[axis] // 2
-        sigmoid = Following("sigmoid", gated=True)
-        return [
-            ("up", np.arange(size), Following(gated=True)),
-            ("gate", np.arange(size, 2 * size), sigmoid),
-        ]
+        return _glu_parts(use)
     labels = {label for label, _, _ in found}
     return found if labels == {"gate", "up"} and len(found) == 2 else []
+
+
+def glu_halves(flow: Flow, name: str, use: Use) -> tuple[Block, ...]:
+    """The two halves of a product that goes straight into ``glu``; empty if it does not."""
+    if not any(node.op == "glu" for node in use.out.users):
+        return ()
+    return blocks_of(flow, name, use, _glu_parts(use))
+
+
+def _glu_parts(use: Use) -> list[tuple[str, Rows, Following]]:
+    """a * sigmoid(b): a larger b only saturates, so a's half makes up for the sigmoid."""
+    size = use.out.shape[channel_axis(use)] // 2
+    up = Following(gain=forward_gain("sigmoid"), gated=True)
+    gate = Following("sigmoid", gated=True)
+    return [("up", np.arange(size), up), ("gate", np.arange(size, 2 * size), gate)]

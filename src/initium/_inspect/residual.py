@@ -8,6 +8,7 @@ also begins a new one: it resets the scale.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from initium._inspect.flow import Flow
@@ -16,6 +17,8 @@ from initium._inspect.uses import Use
 
 __all__ = ["Addition", "Streams", "find_streams"]
 
+SUMMANDS = 3
+"""Branches that one block may add one after the other."""
 SUMS = frozenset({"add", "sub", "subtract"})
 
 
@@ -77,7 +80,7 @@ def find_streams(flow: Flow) -> Streams:
         left, right = signals
         if not left.numel == right.numel == node.out.numel:
             continue
-        found = _skip_and_branch(flow, left, right) or _with_shortcut(flow, left, right)
+        found = _skip_and_branch(flow, streams, left, right) or _with_shortcut(flow, left, right)
         if found is None:
             continue
         skip, branch, shortcut = found
@@ -85,11 +88,40 @@ def find_streams(flow: Flow) -> Streams:
     return streams
 
 
+def _carried(flow: Flow, value: Value) -> Iterator[tuple[Value, bool]]:
+    """What a stream's value was before, also through activations that stand on the stream."""
+    here: Value | None = value
+    crossed = False
+    while here is not None:
+        for step, normed in flow.back(here, norms=True):
+            here, crossed = step, crossed or normed
+            yield step, crossed
+        node = here.node
+        onward = node is not None and flow.elementwise(node) and node.id not in flow.inner
+        signals = flow.signals(node) if node is not None and onward else []
+        here = signals[0] if len(signals) == 1 else None
+
+
+def _chain(flow: Flow, streams: Streams, skip: Value) -> list[int]:
+    """The values that a branch may have read: the skip, and the stream before the last few sums
+    (``x + a(x) + b(x)`` adds b to a sum that it did not read)."""
+    found: list[int] = []
+    here: Value | None = skip
+    for _ in range(SUMMANDS):
+        following = None
+        for step, _ in _carried(flow, here) if here is not None else ():
+            found.append(step.id)
+            if following is None and step.id in streams.by_value:
+                following = streams.by_value[step.id].skip
+        here = following
+    return found
+
+
 def _skip_and_branch(
-    flow: Flow, left: Value, right: Value
+    flow: Flow, streams: Streams, left: Value, right: Value
 ) -> tuple[Value, Value, list[Use]] | None:
     for skip, branch in ((left, right), (right, left)):
-        chain = [value.id for value, _ in flow.back(skip, norms=True)]
+        chain = _chain(flow, streams, skip)
         if flow.weights_between(branch, chain) >= 1:
             return skip, branch, []
     return None
@@ -131,7 +163,7 @@ def _add(
     stream, depth = len(streams.totals), 0
     origin = skip
     if not shortcut:
-        for step, normed in flow.back(skip, norms=True):
+        for step, normed in _carried(flow, skip):
             if normed:
                 break
             origin = step
@@ -140,7 +172,7 @@ def _add(
                 stream, depth = before.stream, before.depth + before.branches
                 break
     source = shortcut[0].data if shortcut and shortcut[0].data is not None else skip
-    chain = {value.id for value, _ in flow.back(source, norms=True)}
+    chain = set(_chain(flow, streams, source))
     writers, branches = _writers(flow, streams, branch, chain)
     if depth == 0:
         streams.origins.setdefault(origin.id, stream)

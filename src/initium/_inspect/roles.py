@@ -12,7 +12,7 @@ from initium._inspect.activation import following
 from initium._inspect.attention import Attention, find_attention
 from initium._inspect.blocks import blocks_of
 from initium._inspect.facts import Facts, channel_axis
-from initium._inspect.feedforward import feed_forward_roles
+from initium._inspect.feedforward import feed_forward_roles, glu_halves
 from initium._inspect.flow import Flow, Rows
 from initium._inspect.graph import Value
 from initium._inspect.operators import CONVOLUTION, SOFTMAX
@@ -75,8 +75,11 @@ def _first_look(flow: Flow, streams: Streams, name: str, uses: list[Use]) -> Fac
             facts.branches = streams.totals[read[0]]
     facts.reads = _reads(flow, streams, use)
     if use.kind == "recurrent":
-        facts.role = "recurrent_input" if use.slot == "input" else "recurrent_hidden"
+        roles: dict[str, Role] = {"input": "recurrent_input", "hidden": "recurrent_hidden"}
+        facts.role = roles.get(use.slot, "linear")
         facts.why["role"] = f"{use.slot} matrix of {use.node.op}"
+        if use.slot == "projection":
+            return facts
         facts.blocks = blocks_of(flow, name, use, [])
     return facts
 
@@ -193,6 +196,7 @@ def _other_matrix_roles(flow: Flow, streams: Streams, facts: dict[str, Facts]) -
             fact.role, fact.why["role"] = "patch", "first matrix behind a cut-up image"
         else:
             fact.role, fact.why["role"] = "linear", f"a product ({use.node.op}) with a signal"
+            fact.blocks = glu_halves(flow, name, use)
 
 
 def _convolution_role(flow: Flow, use: Use) -> tuple[Role, str]:

@@ -27,6 +27,8 @@ __all__ = ["Dims", "Use", "Uses", "find_uses"]
 Dims = tuple[frozenset[int], ...] | None
 """For each dimension of a value, the parameter dimensions it comes from; ``None`` if unknown."""
 
+INDEXING = frozenset({"index", "_unsafe_index", "index_select"})
+
 Kind = Literal["matrix", "lookup", "recurrent", "norm", "add", "scale", "join", "other"]
 
 
@@ -117,13 +119,18 @@ def _uses_of(
 
     def uses(kind: Kind, value: object, slot: str, **more: object) -> Iterator[Use]:
         if isinstance(value, Value) and value.id in links:
-            for name in _heads(value, links[value.id], graph):
+            linked = links[value.id]
+            whole = linked if kind in ("add", "scale") else _heads(value, linked, graph)
+            for name in whole:
                 yield Use(kind, node, name, value, out, slot, **more)  # type: ignore[arg-type]
 
     if node.op == "linear" or node.op in CONVOLUTION:
         yield from _explicit(node, uses, links)
     elif node.op in LOOKUP:
         yield from uses("lookup", node.args[0], "weight", data=node.argument(1, "indices"))
+    elif node.op in INDEXING and node.args[0] in linked and _by_signal(node, signals):
+        index = next(value for value in node.inputs[1:] if value.id in signals)
+        yield from uses("lookup", node.args[0], "weight", data=index)
     elif node.op in NORM:
         yield from _norm(node, uses)
     elif node.op in RECURRENT:
@@ -140,6 +147,10 @@ def _uses_of(
         data = next(value for value in node.inputs if value.id in signals)
         for value in linked:
             yield from uses(kind, value, "weight", data=data)
+
+
+def _by_signal(node: Node, signals: set[int]) -> bool:
+    return any(value.id in signals for value in node.inputs[1:])
 
 
 _KINDS: dict[str, Kind] = {
@@ -232,15 +243,20 @@ def _recurrent(node: Node, uses: _Make) -> Iterator[Use]:
         if len(weight.shape) == 1:
             yield from uses("add", weight, "bias", data=node.out)
             continue
-        slot = "input" if _is_input(weights, position) else "hidden"
+        slot = _slot(weights, position)
         for use in uses("recurrent", weight, slot, data=node.args[0]):
             yield replace(use, axes=Axes((1,), (0,)))
 
 
-def _is_input(weights: list[object], position: int) -> bool:
-    """Matrices come in pairs per layer and direction: the input's first."""
-    biased = any(isinstance(item, Value) and len(item.shape) == 1 for item in weights)
-    return position % (4 if biased else 2) == 0
+def _slot(weights: list[object], position: int) -> str:
+    """Per layer and direction: the input's matrix, the state's, their biases, and a projection."""
+    values = [item for item in weights if isinstance(item, Value)]
+    vectors = sum(len(value.shape) == 1 for value in values)
+    matrices = len(values) - vectors
+    projected = 2 * matrices == 3 * vectors or (not vectors and matrices % 3 == 0)
+    size = 2 + (2 if vectors else 0) + projected
+    within = position % size
+    return ("input", "hidden")[within] if within < 2 else "projection"
 
 
 def _product(

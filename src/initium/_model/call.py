@@ -9,7 +9,24 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["call", "first_floating", "map_tensors", "tensors"]
+from initium.errors import ModelError
+
+__all__ = ["call", "first_floating", "map_tensors", "must_be_module", "tensors"]
+
+
+def must_be_module(model: object) -> None:
+    """Refuse anything but a module, before it fails in some deeper place.
+
+    Raises:
+        ModelError: it is not one.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            "is not a torch.nn.Module",
+            where="model",
+            value=type(model).__name__,
+            fix="pass the model itself, built",
+        )
 
 
 def call(model: nn.Module, inputs: object) -> Any:

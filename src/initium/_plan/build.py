@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from initium._plan.plan import Entry, Plan
 from initium._plan.recipe import Recipe, parse_recipe
@@ -40,6 +42,10 @@ def plan_model(
             raise _matches_nothing(rule, view)
     order = (*own, *chosen.rules)
     entries = {parameter.name: _parameter(parameter, view, order) for parameter in view.owners}
+    for parameter in view.owners:
+        direction = entries.get(parameter.magnitude_of or "")
+        if direction is not None and not any(rule.matches(parameter) for rule in own):
+            entries[parameter.name] = _magnitude(entries[parameter.name], direction)
     for buffer in view.buffers.values():
         if buffer.tied_to is None:
             entries[buffer.name] = _buffer(buffer, view)
@@ -75,6 +81,18 @@ def _parameter(parameter: ParameterView, view: ModelView, rules: tuple[Rule, ...
         reason=choice.reason,
         evidence=str(role) if role else "",
         aliases=parameter.aliases,
+    )
+
+
+def _magnitude(entry: Entry, direction: Entry) -> Entry:
+    """The length of a weight norm, so that w = g v / |v| has the std that v was planned with."""
+    if direction.std is None:
+        return entry
+    per_length = math.prod(direction.shape) / max(math.prod(entry.shape), 1)
+    return replace(
+        entry,
+        spec=Constant(direction.std * math.sqrt(per_length)),
+        reason="The length of a weight norm: std of the planned direction times sqrt(elements).",
     )
 
 
