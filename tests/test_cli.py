@@ -110,14 +110,14 @@ FAILURES = [
     ("check nonsense", "is not the name of a model"),
     ("check demo:perceptron", "choose from mlp-<activation>-<depth>"),
     ("check no.such.module:model", "there is no module 'no'"),
-    ("check m.py:healty", "choose from healthy"),
+    ("check m.py:healty", "did you mean healthy"),
     ("check m.py:not_a_model", "did not return a module"),
     ("check m.py:broken", "RuntimeError"),
     ("check m.py:crashes", "m.py:crashes|shapes cannot be multiplied"),
     ("check m.py:exits", "called exit(7)"),
     ("check m.py:healthy --inputs m.py:wrong_batch", "9"),
     ("check m.py:healthy --inputs m.py:nothing", "has no 'nothing'"),
-    (f"check {SMALL} --recipe hee", "choose from he"),
+    (f"check {SMALL} --recipe hee", "did you mean he"),
     (f"check {SMALL} --recipe normal(", "is not the text of a recipe"),
     (f"check {SMALL} --plan none.yaml", "none.yaml: cannot be read"),
     (f"check {SMALL} --plan m.py", "m.py"),
@@ -256,3 +256,64 @@ def test_the_demo_tells_its_story_and_names_the_page_last(
     verdicts = [line for line in lines if line.strip().startswith(("mlp-", "gpt-"))]
     assert [("healthy" in line) for line in verdicts] == [False, False, False, True, True, True]
     assert [path.name for path in Path("pages").iterdir()] == [page.name]
+
+
+def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _cli.run([]) == 2
+    out, err = capsys.readouterr()
+    assert "Commands" in out
+    assert err == ""
+
+
+def test_what_a_model_prints_stays_out_of_the_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "loud.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Linear):\n"
+        "    def forward(self, x):\n"
+        "        print('hello')\n"
+        "        return super().forward(x)\n"
+        "def net():\n"
+        "    print('building')\n"
+        "    return Net(8, 4), torch.randn(16, 8)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert _cli.run(["check", "loud.py:net", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["ok"] is True
+    assert "hello" in err
+    assert "building" in err
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("torch.zeros(0, 8)", "inputs: the batch is empty"),
+        ("torch.full((4, 8), float('nan'))", "inputs: 32 of 32 values of the batch are NaN"),
+    ],
+)
+def test_a_batch_that_is_none_is_wrong_usage(
+    line: str,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "m.py").write_text(
+        f"import torch\ndef net():\n    return torch.nn.Linear(8, 4), {line}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert _cli.run(["check", "m.py:net"]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_control_characters_of_a_message_are_shown_escaped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "m.py").write_text("def net():\n    raise ValueError('\\x1b[31mred')\n")
+    monkeypatch.chdir(tmp_path)
+    assert _cli.run(["check", "m.py:net"]) == 2
+    err = capsys.readouterr().err
+    assert "\x1b" not in err
+    assert "\\x1b[31mred" in err

@@ -168,7 +168,7 @@ def test_a_summed_loss_is_not_measured_against_ln_c():
     assert report.loss.expected is None
 
 
-@pytest.mark.parametrize(("std", "code"), [(1e5, "IN202"), (1e-8, "IN201")])
+@pytest.mark.parametrize(("std", "code"), [(1e5, "IN202"), (1e-8, "IN203")])
 def test_a_shallow_net_of_impossible_size_is_an_error(std, code):
     model = nn.Sequential(nn.Linear(WIDTH, 64), nn.ReLU(), nn.Linear(64, 64), nn.Linear(64, 1))
     for parameter in model.parameters():
@@ -228,3 +228,35 @@ def test_the_plan_of_another_model_is_refused_by_a_check():
     plan = initium.plan(nn.Linear(3, 3), "he", torch.zeros(2, 3))
     with pytest.raises(initium.PlanError, match=r"weight: has shape \(4, 32\)"):
         initium.check(nn.Linear(WIDTH, 4), batch()[0], plan=plan)
+
+
+def test_a_dead_layer_is_named_with_its_cause_not_its_consequence():
+    model = nn.Sequential(nn.Linear(WIDTH, 16), nn.ReLU(), nn.Linear(16, 4))
+    nn.init.constant_(model[0].bias, -100.0)
+    report = initium.check(model, *batch())
+    assert not report.ok
+    assert report.findings[0].code == "IN401"
+
+
+def test_a_frozen_model_is_said_to_be_one():
+    model = nn.Linear(WIDTH, 4).requires_grad_(False)
+    report = initium.check(model, *batch())
+    assert [(finding.code, finding.severity) for finding in report.findings] == [
+        ("IN305", "warning")
+    ]
+
+
+def test_tables_that_are_added_share_one_scale():
+    class Summed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.types = nn.Embedding(50, WIDTH), nn.Embedding(2, WIDTH)
+            self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 50, bias=False)
+            self.head.weight = self.words.weight
+
+        def forward(self, ids: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
+            return self.head(self.norm(self.words(ids) + self.types(kinds)))
+
+    ids, kinds = torch.randint(0, 50, (4, 6)), torch.randint(0, 2, (4, 6))
+    plan = initium.plan(Summed(), "auto", (ids, kinds))
+    assert plan.entries["types.weight"].std == plan.entries["words.weight"].std

@@ -63,7 +63,7 @@ def test_all_conditions_of_a_rule_must_hold(conditions, expected):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Rule("zeros", role="haed"), "rule: is not a role .got 'haed'.; choose from head"),
+        (lambda: Rule("zeros", role="haed"), "rule: is not a role .got 'haed'.; did you mean head"),
         (lambda: Rule("zeros", regex="("), "regular expression cannot be read"),
         (
             lambda: plan_model(model(VIEW), "he", rules={"*": "gauss(1)"}),
@@ -87,7 +87,7 @@ def test_what_is_wrong_with_a_rule_is_said(make, message):
 
 
 def test_a_rule_that_misses_names_its_neighbours():
-    with pytest.raises(RecipeError, match=r"choose from wte\.weight"):
+    with pytest.raises(RecipeError, match=r"did you mean wte\.weight"):
         plan_model(tiny_gpt(), rules={"wte.weigth": "zeros"})
     with pytest.raises(
         RecipeError, match=r"planned as wte\.weight.*write the rule for wte\.weight"
@@ -143,7 +143,7 @@ def test_text_and_function_are_the_same_recipe(text, made):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("hee", "recipe: is not a known recipe .got 'hee'.; choose from he"),
+        ("hee", "recipe: is not a known recipe .got 'hee'.; did you mean he"),
         ("qqqq", "choose from auto, torch, xavier"),
         ("he('fan_in', 'normal', 'relu', 4)", "the recipe does not take these arguments"),
         ("he(mode='fan')", "mode: is not a fan mode .got 'fan'.; choose from fan_in"),
@@ -372,7 +372,7 @@ entries:
             "normal(-0.5)",
             r"line 9, fc\.weight\.spec: .*below 0.*got 'normal\(-0.5\)'",
         ),
-        ("normal(0.5)", "normall(0.5)", r"line 9, fc\.weight\.spec: .*choose from normal"),
+        ("normal(0.5)", "normall(0.5)", r"line 9, fc\.weight\.spec: .*did you mean normal"),
         ("normal(0.5)", "blocks([part(0, 0, 3, normal(1))])", r"fc\.weight\.spec: .*length 3"),
         ("normal(0.5)", "[1, 2]", r"fc\.weight\.spec: must be a string .got \[1, 2\]"),
         ("[4, 2]", "[4, -2]", r"line 10, fc\.weight\.shape: must hold sizes .got \[4, -2\]"),
@@ -571,5 +571,5 @@ def test_explain_takes_calls_schemes_and_other_names(text, told):
 
 
 def test_explain_names_what_is_near():
-    with pytest.raises(RecipeError, match=r"neither a recipe nor a scheme .*choose from .*xavier"):
+    with pytest.raises(RecipeError, match=r"neither a recipe nor a scheme .*did you mean .*xavier"):
         explain("xavierr")

@@ -173,7 +173,7 @@ def test_activations_that_mix_elements_say_what_to_use(name):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("relo", "is not a known activation.*choose from relu"),
+        ("relo", "is not a known activation.*did you mean relu"),
         ("elu(1, 2)", "elu does not take these arguments"),
         ("celu(-1)", "alpha -1 is not positive"),
         ("elu('a')", "elu takes finite numbers"),

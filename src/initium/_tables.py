@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -96,10 +96,10 @@ def _broken(name: str, room: int) -> list[str]:
     return lines
 
 
-def legend(rows: Iterable[tuple[str, str]]) -> Table:
-    """Numbered notes: a narrow column, and text that wraps beside it."""
+def legend(rows: Iterable[tuple[str, str]], justify: Literal["left", "right"] = "right") -> Table:
+    """Notes: a narrow column of numbers or names, and text that wraps beside it."""
     made = Table.grid(padding=(0, 2))
-    made.add_column(justify="right")
+    made.add_column(justify=justify)
     made.add_column()
     for row in rows:
         made.add_row(*(Text(cell) for cell in row))

@@ -34,6 +34,10 @@ __all__ = [
 ]
 
 
+class Near(tuple[str, ...]):
+    """A few names like the one that was given: suggestions, not all the choices."""
+
+
 class InitiumError(Exception):
     """Base of all errors of initium.
 
@@ -57,7 +61,7 @@ class InitiumError(Exception):
         self.what = what
         self.where = where
         self.value = value
-        self.choices = tuple(choices)
+        self.choices = choices if isinstance(choices, Near) else tuple(choices)
         self.fix = fix
         super().__init__(self._line())
 
@@ -66,9 +70,11 @@ class InitiumError(Exception):
         if self.value is not None:
             line += f" (got {self.value!r})"
         if self.choices:
-            line += f"; choose from {', '.join(self.choices)}"
+            asks = isinstance(self.choices, Near)
+            line += "; did you mean " if asks else "; choose from "
+            line += ", ".join(self.choices) + ("?" if asks else "")
         if self.fix:
-            line += f". Fix: {self.fix}"
+            line += f"{'' if line.endswith('?') else '.'} Fix: {self.fix}"
         return " ".join(line.split())
 
 
@@ -107,6 +113,6 @@ class DependencyError(InitiumError, ImportError):
     """An optional package that is needed here and not installed."""
 
 
-def near(name: str, known: Iterable[str], count: int = 3) -> tuple[str, ...]:
+def near(name: str, known: Iterable[str], count: int = 3) -> Near:
     """The names most like ``name``, for the choices of an error message."""
-    return tuple(difflib.get_close_matches(name, list(known), n=count, cutoff=0.4))
+    return Near(difflib.get_close_matches(name, list(known), n=count, cutoff=0.4))

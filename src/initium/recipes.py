@@ -211,6 +211,10 @@ def _auto_head(view: ParameterView, model: ModelView) -> Choice:
 def _auto_embedding(view: ParameterView, model: ModelView) -> Choice:
     if _is_tied(view):
         return _tied(view)
+    if any(_is_tied(other) for other in _tables(view, model)):
+        std = LOGIT_STD / math.sqrt(view.shape[-1])
+        spec = with_padding_row(view, Normal(std))
+        return Choice(spec, "The std of the tied table, to which it may be added.")
     spec = with_padding_row(view, Normal(1.0))
     return Choice(spec, "A lookup adds up one row, so unit rows start the stream at variance one.")
 
@@ -233,11 +237,19 @@ def _tied(view: ParameterView) -> Choice:
     )
 
 
+def _tables(view: ParameterView, model: ModelView) -> list[ParameterView]:
+    """The embeddings as wide as ``view``: those that may be added to it."""
+    return [
+        other
+        for other in model.owners
+        if other.role == "embedding" and other.shape[-1:] == view.shape[-1:]
+    ]
+
+
 def _auto_position(view: ParameterView, model: ModelView) -> Choice:
     stds = [
         LOGIT_STD / math.sqrt(other.shape[-1]) if _is_tied(other) else 1.0
-        for other in model.owners
-        if other.role == "embedding" and other.shape[-1:] == view.shape[-1:]
+        for other in _tables(view, model)
     ]
     if not stds:
         return Choice(Normal(SMALL), "Positions start small beside the patches, as in ViT.")

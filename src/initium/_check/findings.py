@@ -39,7 +39,10 @@ def draw(facts: Facts, view: ModelView, plan: Plan | None = None) -> tuple[Findi
     if any(finding.severity == "error" for finding in copies):
         return _sorted([*broken, *copies, *unused, *planned])
     signal = find_signal(facts, view)
-    found = [*broken, *unused, *planned, *copies, *signal]
+    if signal and signal[0].code == "IN203":
+        dead_first = [f for f in find_dead(facts, view) if f.severity == "error"]
+        signal = dead_first or signal
+    found = [*broken, *unused, *planned, *copies, *signal, *_frozen(facts)]
     if any(finding.severity != "info" for finding in signal):
         root = _as_grave(signal, find_loss(facts, view))
         rest = [f for f in found if f not in signal]
@@ -57,6 +60,21 @@ def _as_grave(roots: list[Finding], consequences: list[Finding]) -> list[Finding
     return [
         replace(root, severity=SEVERITIES[min(SEVERITIES.index(root.severity), worst)])
         for root in roots
+    ]
+
+
+def _frozen(facts: Facts) -> list[Finding]:
+    if not facts.parameters or any(record.trainable for record in facts.parameters.values()):
+        return []
+    return [
+        Finding(
+            code="IN305",
+            severity="warning",
+            title="nothing to train",
+            where=tuple(facts.parameters)[:1],
+            message=f"none of the {len(facts.parameters)} parameters asks for a gradient",
+            fix="model.requires_grad_(True), or unfreeze what is to be trained",
+        )
     ]
 
 

@@ -29,6 +29,9 @@ def run(arguments: Sequence[str]) -> int:
 
     from initium._cli.app import app
 
+    if not arguments:
+        app(["--help"], prog_name="initium", standalone_mode=False)
+        return 2
     try:
         code = app(list(arguments), prog_name="initium", standalone_mode=False)
         sys.stdout.flush()
@@ -52,7 +55,8 @@ def run(arguments: Sequence[str]) -> int:
 def _fail(error: BaseException, line: str, arguments: Sequence[str]) -> int:
     if "--debug" in arguments:
         traceback.print_exception(error)
-    print(f"initium: error: {line}", file=sys.stderr)
+    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
+    print(f"initium: error: {shown}", file=sys.stderr)
     return 2
 
 

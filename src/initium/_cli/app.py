@@ -11,6 +11,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import fields, is_dataclass, replace
 from enum import StrEnum
 from inspect import getdoc
@@ -30,7 +31,6 @@ __all__ = ["app"]
 
 app = typer.Typer(
     help="Plan, fill, verify and explain the starting weights of a PyTorch model.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -59,7 +59,12 @@ RecipeOption = Annotated[
     typer.Option("--recipe", "-r", metavar="RECIPE", help="auto, he, normal(0.02), ..."),
 ]
 Tiny = Annotated[bool, typer.Option("--tiny", help="Scale an hf: model down.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of the weights, and of invented inputs.")]
+Seed = Annotated[
+    int,
+    typer.Option(
+        "--seed", min=0, max=2**64 - 1, help="Of the weights, and of what the model's code draws."
+    ),
+]
 Inputs = Annotated[
     str | None,
     typer.Option(
@@ -140,7 +145,7 @@ def inspect(
     Role, fans, the activation that follows, the depth in its residual stream; with the evidence.
     """
     loaded = _load(model, inputs, tiny=tiny, seed=0, meta=True)
-    with working("tracing the model"):
+    with working("tracing the model"), redirect_stdout(sys.stderr):
         view = initium.inspect(loaded.model, loaded.inputs)
     _echo(view, as_json)
 
@@ -221,15 +226,14 @@ def explain(
 @app.command()
 def recipes(as_json: Json = False, debug: Debug = False) -> None:
     """The recipes that can be named, one line each."""
+    from initium._tables import legend, render
     from initium.recipes import RECIPES
 
     lines = {name: (getdoc(recipe) or "").partition("\n")[0] for name, recipe in RECIPES.items()}
     if as_json:
         _echo_json(lines)
     else:
-        width = max(map(len, lines))
-        for name, line in lines.items():
-            typer.echo(f"{name:<{width}}  {line}")
+        typer.echo(render(legend(lines.items(), justify="left")))
 
 
 @app.command()
@@ -253,7 +257,7 @@ def demo(
 def _load(spec: str, inputs: str | None, *, tiny: bool, seed: int, meta: bool = False) -> Loaded:
     from initium._load import load
 
-    with working(f"building {spec}"):
+    with working(f"building {spec}"), redirect_stdout(sys.stderr):
         return load(spec, tiny=tiny, seed=seed, meta=meta, inputs=inputs)
 
 
@@ -262,12 +266,12 @@ def _plan(loaded: Loaded, recipe: str | None, file: Path | None, seed: int) -> i
         return initium.Plan.load(file)
     if recipe is None:
         return None
-    with working(f"planning {loaded.name} with {recipe}"):
+    with working(f"planning {loaded.name} with {recipe}"), redirect_stdout(sys.stderr):
         return initium.plan(loaded.model, recipe, inputs=loaded.inputs, seed=seed)
 
 
 def _check(loaded: Loaded, plan: initium.Plan | None) -> initium.Report:
-    with working(f"checking {loaded.name}"):
+    with working(f"checking {loaded.name}"), redirect_stdout(sys.stderr):
         report = initium.check(
             loaded.model,
             loaded.inputs,

@@ -149,5 +149,5 @@ def _table(reports: list[Report]) -> str:
                 "healthy" if report.ok else report.findings[0].title,
             )
         )
-    columns = ("model", "recipe", "signal in", "out", "largest", "first loss", "verdict")
+    columns = ("model", "recipe", "E[x²] first", "last", "largest", "first loss", "verdict")
     return render(table(columns, rows, right=columns[2:6], whole=columns[:6]))

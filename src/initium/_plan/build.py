@@ -35,6 +35,8 @@ def plan_model(
         PlanError: a parameter that no rule matches, a spec that does not fit its shape, or a buffer
             on the meta device that nobody can rebuild.
     """
+    if not 0 <= seed < 2**64:
+        raise PlanError("is not an integer in [0, 2^64)", where="seed", value=seed)
     chosen = parse_recipe(recipe)
     own = read_rules(rules)
     for rule in own:

@@ -122,6 +122,8 @@ def _parse_yaml(text: str, path: Path) -> object:
         raise PlanFileError(f"is not YAML: {error.problem}", where=line, fix=AGAIN) from error
     except (YAMLError, ValueError) as error:
         raise PlanFileError(f"is not YAML: {error}", where=str(path), fix=AGAIN) from error
+    except RecursionError as error:
+        raise PlanFileError("is nested too deeply", where=str(path), fix=AGAIN) from error
 
 
 def _parse_json(text: str, path: Path) -> object:

@@ -36,7 +36,7 @@ from initium._report.records import (
 
 __all__ = ["Page", "page", "render_html", "render_notebook", "render_template"]
 
-_PINS = 12
+_PINS = 400
 _TEMPLATES = FilePath(__file__).parent / "templates"
 
 
