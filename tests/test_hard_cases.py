@@ -260,3 +260,27 @@ def test_tables_that_are_added_share_one_scale():
     ids, kinds = torch.randint(0, 50, (4, 6)), torch.randint(0, 2, (4, 6))
     plan = initium.plan(Summed(), "auto", (ids, kinds))
     assert plan.entries["types.weight"].std == plan.entries["words.weight"].std
+
+
+@pytest.mark.parametrize("kind", ["module", "function", "attention", "depth"])
+def test_dropout_does_not_pass_for_signal(kind):
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.drop = nn.Linear(WIDTH, WIDTH), nn.Dropout(0.1)
+            self.mix = nn.MultiheadAttention(WIDTH, 2, dropout=0.1, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = F.relu(self.linear(x))
+            if kind == "module":
+                return self.drop(x)
+            if kind == "function":
+                return F.dropout(x, 0.1, self.training)
+            if kind == "attention":
+                return x + 0 * self.mix(x[:, None], x[:, None], x[:, None])[0][:, 0]
+            return x * x.new_empty(len(x), 1).bernoulli_(0.9) / 0.9
+
+    model = nn.Sequential(*[Layer() for _ in range(30)], nn.Linear(WIDTH, 4))
+    report = initium.check(model, *batch())
+    assert "IN201" in [finding.code for finding in report.findings]
+    assert any("dropout was switched off" in note for note in report.notes)

@@ -238,7 +238,7 @@ def test_text_may_be_written_otherwise(text: str) -> None:
     ("text", "message"),
     [
         ("normal(", "spec: 'normal(' is not of the form name or name(value, key=value). Fix"),
-        ("norml(1)", "spec: is not a known distribution (got 'norml'); choose from normal"),
+        ("norml(1)", "spec: is not a known distribution (got 'norml'); did you mean normal"),
         ("xyzzy", "choose from constant, normal, uniform"),
         ("normal(1, sigma=2)", "normal: got an unexpected keyword argument 'sigma'; choose from"),
         ("normal()", "normal: missing a required argument: 'std'; choose from std, mean"),

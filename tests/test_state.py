@@ -192,7 +192,7 @@ def test_a_replaced_data_is_put_back() -> None:
 
 
 def test_unknown_clone_is_an_error_with_choices() -> None:
-    with pytest.raises(ModelError, match="wieght: no such parameter to clone; choose from weight"):
+    with pytest.raises(ModelError, match="wieght: no such parameter to clone; did you mean weight"):
         preserved(nn.Linear(2, 2), clone=["wieght"]).__enter__()
 
 

@@ -39,7 +39,8 @@ def check(
 ) -> Report:
     """Whether a model is fit to train from the weights it has.
 
-    One forward and one backward pass in the model's own mode; everything is put back afterwards.
+    One forward and one backward pass in the model's own mode, but without dropout, whose noise
+    would pass for signal; everything is put back afterwards.
 
     Args:
         model: with real weights; wrapped or compiled models are checked without their wrapper.
@@ -81,7 +82,7 @@ def check(
         batch=_batch(inputs, inferred),
         mode="train" if model.training else "eval",
         seconds=time.perf_counter() - began,
-        notes=_notes(facts, view),
+        notes=_notes(facts, view, done.dropout),
         versions={"python": platform.python_version(), "torch": torch.__version__},
     )
 
@@ -202,8 +203,10 @@ def _plan_name(plan: Plan | None) -> str | None:
     return None if plan is None else str(getattr(plan, "recipe", "plan"))
 
 
-def _notes(facts: Facts, view: ModelView) -> tuple[str, ...]:
+def _notes(facts: Facts, view: ModelView, dropout: bool) -> tuple[str, ...]:
     notes = []
+    if dropout:
+        notes.append("dropout was switched off while measuring: its noise would pass for signal")
     if facts.samples == 1:
         notes.append(
             "the batch has one sample, or equal ones: whether samples stay apart was not measured"

@@ -19,6 +19,7 @@ from torch import nn
 from initium._check.loss import LossFunction, Start, first_loss
 from initium._check.measure import Measure, sample_count
 from initium._check.parameters import named_parameters
+from initium._check.quiet import WithoutDropout
 from initium._model.call import call
 from initium._types import ModelView
 from initium.errors import InitiumError, InputError, ModelError
@@ -34,6 +35,7 @@ class Pass:
     start: Start
     gradients: dict[str, torch.Tensor | None]
     differentiated: bool
+    dropout: bool
 
     def take(self, name: str) -> torch.Tensor | None:
         """The gradient of a parameter; afterwards it is no longer held here."""
@@ -86,17 +88,17 @@ def _run(
 ) -> Pass:
     trained = {name: p for name, p in named_parameters(model).items() if p.requires_grad}
     measure = Measure(model, sample_count(inputs), view)
-    with torch.enable_grad(), _eager(), measure.watching():
+    with torch.enable_grad(), _eager(), measure.watching(), WithoutDropout() as quiet:
         output = _forward(model, inputs)
         measure.forward_done = True
         start = first_loss(output, inputs, targets, loss_fn)
         del output
         if not trained:
-            return Pass(measure, start, {}, False)
+            return Pass(measure, start, {}, False, quiet.met)
         if not any(tensor.requires_grad for tensor in start.tensors):
             raise _detached(start)
         gradients = backward(start, trained)
-    return Pass(measure, Start((), (), start.record), gradients, True)
+    return Pass(measure, Start((), (), start.record), gradients, True, quiet.met)
 
 
 def _eager() -> AbstractContextManager[None]:

@@ -1,0 +1,89 @@
+"""Dropout switched off while a check measures: its noise would pass for signal.
+
+Two samples that have become alike still differ by their masks, so that a lost signal looks alive.
+Everything else follows the model's mode: batch norms in training mode still use the batch.
+
+Covered: dropout of every kind as modules and functions, that of attention, and stochastic depth
+drawn by ``bernoulli_``. Not covered: dropout between the layers of a recurrent module, and noise
+that a model adds in any other way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["WithoutDropout"]
+
+DROPOUTS = frozenset(
+    {
+        F.dropout,
+        F.dropout1d,
+        F.dropout2d,
+        F.dropout3d,
+        F.alpha_dropout,
+        F.feature_alpha_dropout,
+    }
+)
+PRIMITIVES = frozenset(
+    {
+        torch.dropout,
+        torch.feature_dropout,
+        torch.alpha_dropout,
+        torch.feature_alpha_dropout,
+        torch.native_dropout,
+    }
+)
+
+
+class WithoutDropout(TorchFunctionMode):
+    """Within this context dropout passes everything on; ``met`` tells whether there was any.
+
+    Example:
+        >>> with WithoutDropout():
+        ...     F.dropout(torch.ones(3), 0.5, training=True).tolist()
+        [1.0, 1.0, 1.0]
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.met = False
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: tuple[type, ...],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in DROPOUTS:
+            self.met = self.met or bool(_given(args, kwargs, 2, "training", True))
+            return args[0] if args else kwargs["input"]
+        if func in PRIMITIVES:
+            self.met = self.met or bool(_given(args, kwargs, 2, "train", True))
+            args = (*args[:2], False, *args[3:])
+            kwargs.pop("train", None)
+        elif func is F.scaled_dot_product_attention:
+            self.met = self.met or _given(args, kwargs, 4, "dropout_p", 0.0) > 0
+            args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args
+            kwargs.pop("dropout_p", None)
+        elif func is F.multi_head_attention_forward:
+            self.met = self.met or _given(args, kwargs, 10, "dropout_p", 0.0) > 0
+            args = (*args[:10], 0.0, *args[11:])
+        elif func is torch.Tensor.bernoulli_:
+            chance = _given(args, kwargs, 1, "p", 0.5)
+            if isinstance(chance, float):
+                self.met = True
+                return args[0].fill_(chance)
+        return func(*args, **kwargs)
+
+
+def _given(
+    args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name: str, default: Any
+) -> Any:
+    return args[position] if len(args) > position else kwargs.get(name, default)
