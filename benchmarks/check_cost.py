@@ -3,7 +3,7 @@
 Every row runs in a process of its own; memory is what the resident set grows by above the model,
 its batch while the pass runs, as the kernel counts it (``VmHWM``, reset before). Linux only.
 
-    python benchmarks/check_cost.py [name ...]
+    python benchmarks/check_cost.py [name ...]     # all of them: writes docs/check-cost.md
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from initium.demo import models
 
 REPEATS = 5
 GOAL_TIME, GOAL_MEMORY = 3.0, 1.3
+TABLE = Path(__file__).parents[1] / "docs" / "check-cost.md"
 
 
 def mlp() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
@@ -101,11 +102,18 @@ def measure(name: str, which: str) -> str:
     return f"{seconds(run)} {memory}"
 
 
-def table(names: list[str]) -> None:
-    """Print the ratios of all rows."""
-    print(
-        f"{'model':14} {'plain s':>8} {'check s':>8} {'time x':>7} {'plain MB':>9} {'memory x':>9}"
-    )
+def table(names: list[str]) -> str:
+    """The ratios of all rows, as Markdown."""
+    lines = [
+        "# What a check costs",
+        "",
+        "Written by `benchmarks/check_cost.py`, one thread: time and memory of a check in units of",
+        "a plain forward and backward pass of the same batch, medians, plain and check in one run.",
+        "The view of the model is made once and not counted.",
+        "",
+        "| model | plain s | check s | time x | plain MB | memory x |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
     for name in names:
         results = {}
         for which in ("plain", "check"):
@@ -113,15 +121,19 @@ def table(names: list[str]) -> None:
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             results[which] = [float(number) for number in done.stdout.split()]
         (plain_s, plain_kb), (check_s, check_kb) = results["plain"], results["check"]
-        print(
-            f"{name:14} {plain_s:8.3f} {check_s:8.3f} {check_s / plain_s:7.2f} "
-            f"{plain_kb / 1024:9.1f} {check_kb / plain_kb:9.2f}"
+        lines.append(
+            f"| {name} | {plain_s:.3f} | {check_s:.3f} | {check_s / plain_s:.2f} "
+            f"| {plain_kb / 1024:.1f} | {check_kb / plain_kb:.2f} |"
         )
-    print(f"goals: time x <= {GOAL_TIME}, memory x <= {GOAL_MEMORY}")
+    lines += ["", f"Goals: time x at most {GOAL_TIME:g}, memory x at most {GOAL_MEMORY:g}.", ""]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
         print(measure(sys.argv[2], sys.argv[3]))
     else:
-        table(sys.argv[1:] or list(MODELS))
+        text = table(sys.argv[1:] or list(MODELS))
+        print(text)
+        if not sys.argv[1:]:
+            TABLE.write_text(text)
