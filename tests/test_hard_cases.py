@@ -284,3 +284,26 @@ def test_dropout_does_not_pass_for_signal(kind):
     report = initium.check(model, *batch())
     assert "IN201" in [finding.code for finding in report.findings]
     assert any("dropout was switched off" in note for note in report.notes)
+
+
+def test_learned_queries_are_tokens():
+    class Pool(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.latent = nn.Parameter(torch.randn(1, 1, WIDTH))
+            self.q, self.kv = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 2 * WIDTH)
+            self.out = nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            q = self.q(self.latent.expand(len(x), -1, -1))
+            k, v = self.kv(x).chunk(2, dim=-1)
+            return self.out(F.scaled_dot_product_attention(q, k, v))
+
+    seen = initium.inspect(Pool(), torch.randn(3, 5, WIDTH)).parameters
+    roles = {name: view.role for name, view in seen.items() if "bias" not in name}
+    assert roles == {
+        "latent": "token",
+        "q.weight": "attn_q",
+        "kv.weight": "attn_qkv",
+        "out.weight": "attn_out",
+    }

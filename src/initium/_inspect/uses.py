@@ -126,6 +126,7 @@ def _uses_of(
 
     if node.op == "linear" or node.op in CONVOLUTION:
         yield from _explicit(node, uses, links)
+        yield from uses("join", node.args[0], "input", data=out)
     elif node.op in LOOKUP:
         yield from uses("lookup", node.args[0], "weight", data=node.argument(1, "indices"))
     elif node.op in INDEXING and node.args[0] in linked and _by_signal(node, signals):
@@ -139,6 +140,7 @@ def _uses_of(
         weight, data, axes = pair
         for use in uses("matrix", weight, "weight", data=data):
             yield _placed(use, axes, links, graph)
+        yield from uses("join", data, "input", data=out)
         for value in node.inputs:
             if value is not weight and value is not data:
                 yield from uses("add", value, "bias", data=out)
