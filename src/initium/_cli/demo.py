@@ -59,7 +59,7 @@ STORY = (
         DEEP,
         "One std for everything: normal(0.1)",
         "It looks small, but each output adds up 512 products: every layer multiplies the signal's "
-        "power by 512 x 0.01 / 2 = 2.6. Fifty layers make that 10^20. The first loss is "
+        "power by 512 × 0.01 / 2 = 2.6. Fifty layers make that 10²⁰. The first loss is "
         "astronomical and the first step throws the weights away.",
     ),
     Start(
@@ -69,7 +69,7 @@ STORY = (
         "Xavier",
         "The right idea for a symmetric activation: variance 2 / (fan_in + fan_out). But ReLU "
         "drops half of the signal, and nothing makes up for it: it halves at every layer, and "
-        "after fifty 10^-15 of its power is left. The output no longer depends on the input.",
+        "after fifty 10⁻¹⁵ of its power is left. The output no longer depends on the input.",
     ),
     Start(
         MLP,
