@@ -16,7 +16,7 @@ from initium._report.records import LayerRecord
 
 __all__ = ["Gap", "Path", "fold", "through"]
 
-_BLOCKS = 3
+_BLOCKS = 2
 _PLENTY = 6
 
 
