@@ -6,6 +6,7 @@ cannot be built here (a missing optional package, code that needs a download) is
 
     python benchmarks/corpus.py                      # everything; writes docs/corpus.md
     python benchmarks/corpus.py --only resnet --limit 20 --json out/corpus.json
+    python benchmarks/corpus.py --again out/corpus.json    # only what was not covered then
 
 Each model runs in a process of its own from a small pool: a crash, a time-out or a leak costs one
 model. Covered: the models' default configurations. Not covered: their pretrained weights.
@@ -132,7 +133,9 @@ def _reason(error: Exception) -> str:
 
 
 def _general(text: str) -> str:
-    return re.sub(r"[0-9]+", "N", " ".join(text.split()))[:110]
+    """Without numbers and paths, which differ where the reason does not."""
+    text = re.sub(r"'?/[\w./-]+/[\w./-]+'?", "a file", " ".join(text.split()))
+    return re.sub(r"[0-9]+", "N", text)[:110]
 
 
 def _pattern(name: str) -> str:
@@ -211,6 +214,14 @@ def run_all(models: Sequence[str], processes: int, timeout: float) -> list[Outco
     return outcomes
 
 
+def _covered(path: Path) -> dict[str, Outcome]:
+    found = [
+        Outcome(**{**item, "unknown": tuple(item["unknown"])})
+        for item in json.loads(path.read_text())
+    ]
+    return {item.model: item for item in found if item.covered}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--source", choices=SOURCES, help="only timm or only transformers")
@@ -219,13 +230,19 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds for one model")
     parser.add_argument("--json", type=Path, help="every outcome as JSON")
+    parser.add_argument(
+        "--again", type=Path, help="outcomes of an earlier run: only what it did not cover is run"
+    )
     options = parser.parse_args()
     models: list[str] = []
     for source in [options.source] if options.source else SOURCES:
         found = [name for name in names(source) if options.only in name]
         stride = -(-len(found) // options.limit) if options.limit else 1
         models += found[::stride]
-    outcomes = run_all(models, options.processes, options.timeout)
+    earlier = _covered(options.again) if options.again else {}
+    todo = [model for model in models if model not in earlier]
+    run = {item.model: item for item in run_all(todo, options.processes, options.timeout)}
+    outcomes = [run.get(model) or earlier[model] for model in models]
     text = summary(outcomes)
     print(text)
     if options.json:
