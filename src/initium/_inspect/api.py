@@ -19,7 +19,7 @@ from initium._inspect.uses import find_uses
 from initium._model.call import must_be_module
 from initium._model.inputs import example_inputs
 from initium._model.names import Slot, named_modules, slots
-from initium._types import Axes, Block, Evidence, ModelView, ParameterView, Rung
+from initium._types import Axes, Block, Evidence, ModelView, ParameterView, Role, Rung
 
 __all__ = ["inspect"]
 
@@ -144,9 +144,7 @@ def _from_trace(slot: Slot, facts: Facts, graph: Graph) -> ParameterView:
     matrix = use is not None and use.kind in ("matrix", "recurrent")
     axes = use.axes if use is not None and matrix else None
     groups, transposed = (use.groups, use.transposed) if use is not None else (1, False)
-    fan_in, fan_out = _fans(view.shape, axes, facts.blocks, groups, transposed)
-    if facts.role == "embedding":
-        fan_in, fan_out = 1, view.shape[-1]
+    fan_in, fan_out = _fans(view.shape, facts.role, axes, facts.blocks, groups, transposed)
     evidence = {statement: Evidence(rung, text) for statement, text in facts.why.items()}
     if axes is not None and use is not None:
         evidence["axes"] = Evidence(rung, f"contracted by {use.node.op}")
@@ -193,11 +191,15 @@ def _rung(graph: Graph, module: str) -> Rung:
 
 def _fans(
     shape: tuple[int, ...],
+    role: Role,
     axes: Axes | None,
     blocks: tuple[Block, ...],
     groups: int,
     transposed: bool,
 ) -> tuple[int | None, int | None]:
+    """Fans of one logical matrix; a lookup adds up one row, whatever the vocabulary."""
+    if role == "embedding":
+        return 1, shape[-1]
     if axes is None:
         return None, None
 
@@ -248,9 +250,9 @@ def _from_hints(
 
 def _with(view: ParameterView, found: Declared) -> ParameterView:
     transposed = found.role == "conv_transpose"
-    fan_in, fan_out = _fans(view.shape, found.axes, found.blocks, found.groups, transposed)
-    if found.role == "embedding":
-        fan_in, fan_out = 1, view.shape[-1]
+    fan_in, fan_out = _fans(
+        view.shape, found.role, found.axes, found.blocks, found.groups, transposed
+    )
     return replace(
         view,
         role=found.role,
@@ -274,11 +276,8 @@ def _like(view: ParameterView, twin: ParameterView) -> ParameterView:
     blocks = twin.blocks
     if view.shape != twin.shape:
         blocks = ()
-        fan_in, fan_out = _fans(
-            view.shape, twin.axes, (), twin.groups, twin.role == "conv_transpose"
-        )
-        if twin.role == "embedding":
-            fan_in, fan_out = 1, view.shape[-1]
+        transposed = twin.role == "conv_transpose"
+        fan_in, fan_out = _fans(view.shape, twin.role, twin.axes, (), twin.groups, transposed)
     return replace(
         view,
         role=twin.role,
