@@ -163,9 +163,12 @@ class ParameterView:
         backward_gain: 1 / E[phi'(z)^2].
         gated: the activated (or plain) output is multiplied by another branch.
         norm_before, norm_after: a normalisation directly before the input or after the output.
+        head_dim: for a weight of attention, the width of one head.
         writes_residual: its product is added to a residual stream that it was computed from.
         stream, depth, branches: the stream's number; the branches written to that stream before
             this one; and how many write to it in all. ``None`` without a stream.
+        trunk, trunk_depth: streams that carry one another on, across normalisations and changes of
+            width, are one trunk; the branches written to it before this one.
         order: position of the first use in execution order; ``None`` if never used.
         uses: how many operators use it.
         reads: matrices whose outputs this one reads, nearest upstream.
@@ -202,9 +205,12 @@ class ParameterView:
     norm_before: bool = False
     norm_after: bool = False
     writes_residual: bool = False
+    head_dim: int | None = None
     stream: int | None = None
     depth: int | None = None
     branches: int | None = None
+    trunk: int | None = None
+    trunk_depth: int | None = None
     order: int | None = None
     uses: int = 0
     reads: tuple[str, ...] = ()
@@ -254,9 +260,11 @@ class BufferView:
     evidence: Evidence = Evidence("assumed", "nothing is known of it")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ModelView:
     """What a model is: every parameter and buffer, and on which rung of evidence.
+
+    Views are compared by identity, so that what follows from one can be kept beside it.
 
     Attributes:
         model: class name of the model.

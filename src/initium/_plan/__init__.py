@@ -3,6 +3,7 @@
 from initium._plan.build import plan_model
 from initium._plan.diff import PlanDiff
 from initium._plan.explain import explain
+from initium._plan.needs import Need
 from initium._plan.plan import Entry, Plan
 from initium._plan.recipe import Recipe, parse_recipe
 from initium._plan.rules import Choice, Rule
@@ -10,6 +11,7 @@ from initium._plan.rules import Choice, Rule
 __all__ = [
     "Choice",
     "Entry",
+    "Need",
     "Plan",
     "PlanDiff",
     "Recipe",

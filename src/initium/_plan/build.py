@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from initium._plan.layout import pieces, with_padding_row
 from initium._plan.plan import Entry, Plan
 from initium._plan.recipe import Recipe, parse_recipe
 from initium._plan.rules import Action, Choice, Rule, decide, read_rules
@@ -38,27 +39,39 @@ def plan_model(
     if not 0 <= seed < 2**64:
         raise PlanError("is not an integer in [0, 2^64)", where="seed", value=seed)
     chosen = parse_recipe(recipe)
-    own = read_rules(rules)
-    for rule in own:
-        if not any(rule.matches(parameter) for parameter in view.owners):
-            raise _matches_nothing(rule, view)
+    own = tuple(replace(rule, required=True) for rule in read_rules(rules))
     order = (*own, *chosen.rules)
-    entries = {parameter.name: _parameter(parameter, view, order) for parameter in view.owners}
+    for rule in order:
+        if rule.required and not any(_matches(rule, parameter) for parameter in view.owners):
+            raise _matches_nothing(rule, view)
+    entries: dict[str, Entry] = {}
+    deciders: dict[str, tuple[Rule, ...]] = {}
+    for parameter in view.owners:
+        entries[parameter.name], deciders[parameter.name] = _parameter(parameter, view, order)
+    for rule in order:
+        if rule.required and not any(rule in used for used in deciders.values()):
+            raise _decides_nothing(rule, view, deciders)
     for parameter in view.owners:
         direction = entries.get(parameter.magnitude_of or "")
-        if direction is not None and not any(rule.matches(parameter) for rule in own):
+        if direction is not None and not any(rule in own for rule in deciders[parameter.name]):
             entries[parameter.name] = _magnitude(entries[parameter.name], direction)
     for buffer in view.buffers.values():
         if buffer.tied_to is None:
             entries[buffer.name] = _buffer(buffer, view)
-    return Plan(entries, recipe=chosen.text, seed=seed, model=view.model)
+    return Plan(entries, recipe=chosen.text, seed=seed, model=view.model, needs=chosen.needed(view))
 
 
-def _parameter(parameter: ParameterView, view: ModelView, rules: tuple[Rule, ...]) -> Entry:
-    if parameter.numel == 0:
-        choice: Choice | None = Choice(Constant(0.0), "It holds no elements.")
-    else:
-        choice = decide(rules, parameter, view)
+def _matches(rule: Rule, parameter: ParameterView) -> bool:
+    return rule.matches(parameter) or any(rule.matches(piece.view) for piece in pieces(parameter))
+
+
+def _parameter(
+    parameter: ParameterView, view: ModelView, rules: tuple[Rule, ...]
+) -> tuple[Entry, tuple[Rule, ...]]:
+    used: tuple[Rule, ...] = ()
+    choice: Choice | None = Choice(Constant(0.0), "It holds no elements.")
+    if parameter.numel:
+        choice, used = decide(rules, parameter, view)
     if choice is None:
         raise PlanError(
             f"no rule of the recipe matches this parameter of role {parameter.role}",
@@ -66,24 +79,27 @@ def _parameter(parameter: ParameterView, view: ModelView, rules: tuple[Rule, ...
             fix='add a rule for it, such as Rule("normal(0.02)", name="'
             f'{parameter.name}"), or Rule("keep", ...) to leave it as it is',
         )
+    spec = with_padding_row(parameter, choice.spec)
     try:
-        choice.spec.check(parameter.shape)
+        spec.check(parameter.shape)
     except SpecError as error:
         raise PlanError(
             f"the spec does not fit the shape {parameter.shape}: {error}",
             where=parameter.name,
-            value=str(choice.spec),
+            value=str(spec),
         ) from error
     role = parameter.evidence.get("role")
-    return Entry(
-        spec=choice.spec,
+    entry = Entry(
+        spec=spec,
         shape=parameter.shape,
         dtype=parameter.dtype,
         role=parameter.role,
         reason=choice.reason,
         evidence=str(role) if role else "",
         aliases=parameter.aliases,
+        lr=choice.lr,
     )
+    return entry, used
 
 
 def _magnitude(entry: Entry, direction: Entry) -> Entry:
@@ -121,6 +137,18 @@ def _buffer(buffer: BufferView, view: ModelView) -> Entry:
         aliases=tuple(
             other.name for other in view.buffers.values() if other.tied_to == buffer.name
         ),
+    )
+
+
+def _decides_nothing(
+    rule: Rule, view: ModelView, deciders: Mapping[str, tuple[Rule, ...]]
+) -> RecipeError:
+    taken = next(p for p in view.owners if p.numel and _matches(rule, p))
+    return RecipeError(
+        f"{rule} decides nothing: all that it matches is taken by rules before it, "
+        f"such as {taken.name} by {deciders[taken.name][0]}",
+        where="rules",
+        fix="move it up, or remove it",
     )
 
 

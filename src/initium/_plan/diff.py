@@ -20,7 +20,7 @@ class PlanDiff:
         added: entries that only the other plan has.
         removed: entries that only the first plan has.
         changed: entries whose spec, shape, dtype or aliases differ, as (before, after).
-        settings: seed, recipe, model or stream version where they differ, as (before, after).
+        settings: seed, recipe, model, stream version or needs where they differ, likewise.
     """
 
     added: Mapping[str, Entry]
@@ -64,7 +64,7 @@ def diff(before: Plan, after: Plan) -> PlanDiff:
     old, new = before.entries, after.entries
     settings = {
         key: (getattr(before, key), getattr(after, key))
-        for key in ("model", "recipe", "seed", "stream")
+        for key in ("model", "recipe", "seed", "stream", "needs")
         if getattr(before, key) != getattr(after, key)
     }
     return PlanDiff(
@@ -80,7 +80,7 @@ def diff(before: Plan, after: Plan) -> PlanDiff:
 
 
 def _facts(entry: Entry) -> tuple[object, ...]:
-    return entry.spec, entry.shape, entry.dtype, entry.aliases
+    return entry.spec, entry.shape, entry.dtype, entry.aliases, entry.lr
 
 
 def _told(entry: Entry, other: Entry) -> str:
@@ -89,6 +89,8 @@ def _told(entry: Entry, other: Entry) -> str:
         told.append(shape_text(entry.shape))
     if entry.dtype != other.dtype:
         told.append(entry.dtype)
+    if entry.lr != other.lr:
+        told.append(f"lr x{number(entry.lr)}")
     if entry.aliases != other.aliases:
         told.append(f"tied to {', '.join(entry.aliases)}" if entry.aliases else "untied")
     return " ".join(told)

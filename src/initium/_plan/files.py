@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
 from initium import stream
 from initium._files import write_text
+from initium._plan.needs import Need
 from initium._plan.plan import Entry, Plan
+from initium._plan.yaml import make_yaml, parse_yaml, place
 from initium._types import ROLES
 from initium.errors import PlanFileError, SpecError, near
 from initium.spec import parse
@@ -29,7 +28,8 @@ VERSION = 1
 BUFFER = "buffer"
 HEADER = ("initium", "version", "stream", "model", "recipe", "seed", "entries")
 REQUIRED = ("spec", "shape", "dtype", "role", "reason")
-OPTIONAL = ("evidence", "aliases")
+OPTIONAL = ("evidence", "aliases", "lr")
+NEEDS = ("what", "value", "where", "who", "source")
 AGAIN = "save the plan again, or correct this place by hand"
 
 
@@ -45,7 +45,7 @@ def save(plan: Plan, path: str | Path) -> Path:
         text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     else:
         out = io.StringIO()
-        _yaml("safe").dump(data, out)
+        make_yaml("safe").dump(data, out)
         text = out.getvalue()
     return write_text(path, text)
 
@@ -68,7 +68,11 @@ def load(path: str | Path) -> Plan:
             where=str(path),
             fix="give the path of a file that plan.save() wrote",
         ) from error
-    data = _parse_json(text, path) if path.suffix == ".json" else _parse_yaml(text, path)
+    data = (
+        _parse_json(text, path)
+        if path.suffix == ".json"
+        else parse_yaml(text, path, PlanFileError, AGAIN)
+    )
     return _Reader(path).plan(data)
 
 
@@ -86,7 +90,10 @@ def _to_data(plan: Plan) -> dict[str, Any]:
             told["evidence"] = entry.evidence
         if entry.aliases:
             told["aliases"] = list(entry.aliases)
+        if entry.lr != 1.0:
+            told["lr"] = entry.lr
         entries[name] = told
+    needs = [{key: getattr(need, key) for key in NEEDS} for need in plan.needs]
     return {
         "initium": "plan",
         "version": VERSION,
@@ -94,36 +101,9 @@ def _to_data(plan: Plan) -> dict[str, Any]:
         "model": plan.model,
         "recipe": plan.recipe,
         "seed": plan.seed,
+        **({"needs": needs} if needs else {}),
         "entries": entries,
     }
-
-
-def _yaml(kind: str) -> YAML:
-    yaml = YAML(typ=kind, pure=True)
-    yaml.default_flow_style = None
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    yaml.width = 1_000_000_000
-    yaml.allow_unicode = True
-    return yaml
-
-
-def _parse_yaml(text: str, path: Path) -> object:
-    try:
-        return _yaml("rt").load(text)
-    except DuplicateKeyError as error:
-        line = f"{path}, line {error.problem_mark.line + 1}" if error.problem_mark else str(path)
-        found = str(error.problem or "").split(" with value")[0]
-        raise PlanFileError(
-            found or "has a duplicate key", where=line, fix="remove one of the two"
-        ) from error
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f"{path}, line {mark.line + 1}" if mark else str(path)
-        raise PlanFileError(f"is not YAML: {error.problem}", where=line, fix=AGAIN) from error
-    except (YAMLError, ValueError) as error:
-        raise PlanFileError(f"is not YAML: {error}", where=str(path), fix=AGAIN) from error
-    except RecursionError as error:
-        raise PlanFileError("is nested too deeply", where=str(path), fix=AGAIN) from error
 
 
 def _parse_json(text: str, path: Path) -> object:
@@ -170,7 +150,7 @@ class _Reader:
                 version,
                 f"use a file of version {VERSION}, or the initium that wrote this one",
             )
-        self.keys(data, HEADER, HEADER, "the plan")
+        self.keys(data, HEADER, (*HEADER, "needs"), "the plan")
         if self.integer(data, "stream") != stream.VERSION:
             raise self.error(
                 data,
@@ -188,7 +168,23 @@ class _Reader:
             seed=self.integer(data, "seed"),
             model=self.string(data, "model"),
             stream=int(data["stream"]),
+            needs=self.needs(data) if "needs" in data else (),
         )
+
+    def needs(self, data: Mapping[Any, Any]) -> tuple[Need, ...]:
+        """What the recipe needs outside the weights."""
+        found = []
+        for item in self.sequence(data, "needs", ""):
+            if not isinstance(item, Mapping):
+                raise self.error(data, "needs", "must hold mappings", item, AGAIN)
+            self.keys(item, NEEDS, NEEDS, "a need")
+            value = item["value"]
+            if not isinstance(value, str):
+                value = self.number(item, "value")
+            what, where, who, source = (self.string(item, k) for k in NEEDS if k != "value")
+            found.append(Need(what, str(value) if isinstance(value, str) else value, where, who,
+                              source))  # fmt: skip
+        return tuple(found)
 
     def entry(self, entries: Mapping[Any, Any], name: object) -> Entry:
         """One entry of the plan."""
@@ -225,6 +221,7 @@ class _Reader:
             reason=self.string(data, "reason", name),
             evidence=self.string(data, "evidence", name) if "evidence" in data else "",
             aliases=tuple(str(alias) for alias in aliases),
+            lr=self.number(data, "lr", name) if "lr" in data else 1.0,
         )
 
     def keys(
@@ -258,6 +255,14 @@ class _Reader:
             raise self.error(data, key, "must be an integer", value, AGAIN)
         return int(value)
 
+    def number(self, data: Mapping[Any, Any], key: str, of: str = "") -> float:
+        """A finite number, as a float."""
+        value = data[key]
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not fits or not math.isfinite(value):
+            raise self.error(data, key, "must be a finite number", value, AGAIN, of)
+        return float(value)
+
     def sequence(self, data: Mapping[Any, Any], key: str, of: str) -> tuple[Any, ...]:
         """A list, as a tuple."""
         if not isinstance(data[key], list):
@@ -275,12 +280,7 @@ class _Reader:
 
     def place(self, data: object, key: object) -> str:
         """The file, and the line of a key in it where that is known."""
-        marks = getattr(data, "lc", None)
-        if marks is None:
-            return str(self.path)
-        known = (marks.data or {}).get(key)
-        line = known[0] if known else marks.line
-        return f"{self.path}, line {line + 1}"
+        return place(self.path, data, key)
 
 
 def _bare(value: object) -> object:

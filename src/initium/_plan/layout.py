@@ -6,17 +6,33 @@ parameter holds, and puts the answers together; equal elementwise answers collap
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 
 from initium._scheme.gains import backward_gain
-from initium._types import Axes, Block, ParameterView
-from initium.spec import Blocks, Constant, Normal, Part, Spec, TruncatedNormal, Uniform
+from initium._types import Axes, Block, ParameterView, Role
+from initium.spec import Blocks, Constant, Keep, Normal, Part, Spec, TruncatedNormal, Uniform
 
-__all__ = ["Matrix", "matrices", "per_matrix", "with_padding_row"]
+__all__ = [
+    "Matrix",
+    "Piece",
+    "matrices",
+    "per_matrix",
+    "pieces",
+    "put_together",
+    "with_padding_row",
+]
 
 ELEMENTWISE = (Constant, Normal, Uniform, TruncatedNormal)
+HELD: Mapping[str, Role] = {
+    "q": "attn_q",
+    "k": "attn_k",
+    "v": "attn_v",
+    "gate": "mlp_gate",
+    "up": "mlp_up",
+}
+"""The role of a block of a fused attention or feed-forward weight, by its label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +60,7 @@ def per_matrix(view: ParameterView, spec_of: Callable[[Matrix], Spec]) -> Spec:
     """The spec of a whole parameter from that of each of its logical matrices."""
     fused = _fused(view)
     made = [spec_of(matrix) for matrix in matrices(view)]
-    if isinstance(made[0], ELEMENTWISE) and all(spec == made[0] for spec in made):
+    if isinstance(made[0], (*ELEMENTWISE, Keep)) and all(spec == made[0] for spec in made):
         return made[0]
     if fused:
         pairs = zip(fused, made, strict=True)
@@ -59,10 +75,59 @@ def per_matrix(view: ParameterView, spec_of: Callable[[Matrix], Spec]) -> Spec:
     return made[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One block of a fused parameter, seen as the matrix that it would be unfused."""
+
+    block: Block
+    view: ParameterView
+
+    @property
+    def label(self) -> str:
+        """The block's label."""
+        return self.block.label
+
+
+def pieces(view: ParameterView) -> tuple[Piece, ...]:
+    """The blocks of a fused attention or feed-forward weight, or of a bias laid out like one."""
+    fused = _fused(view)
+    if not fused or not all(block.label in HELD for block in fused):
+        return ()
+    found = []
+    for block, matrix in zip(fused, matrices(view), strict=True):
+        shape = list(view.shape)
+        shape[block.axis] = block.total
+        found.append(
+            Piece(
+                block,
+                replace(
+                    view,
+                    role=HELD[block.label],
+                    shape=tuple(shape),
+                    fan_in=round(matrix.fan_in),
+                    fan_out=round(matrix.fan_out),
+                    activation=block.activation,
+                    gain=block.gain,
+                    backward_gain=matrix.backward_gain,
+                    blocks=tuple(other for other in view.blocks if other.stacked),
+                ),
+            )
+        )
+    return tuple(found)
+
+
+def put_together(made: Sequence[tuple[Piece, Spec]]) -> Spec:
+    """One spec from those of the pieces; equal elementwise ones collapse."""
+    first = made[0][1]
+    if isinstance(first, (*ELEMENTWISE, Keep)) and all(spec == first for _, spec in made):
+        return first
+    return Blocks(tuple(_part(piece.block, spec) for piece, spec in made))
+
+
 def with_padding_row(view: ParameterView, spec: Spec) -> Spec:
-    """``spec`` with zeros in the padding row of an embedding, if it has one."""
+    """``spec`` with zeros in the padding row of an embedding, if it has one and is drawn."""
     row = view.padding_row
-    if row is None or spec == Constant(0.0):
+    if row is None or isinstance(spec, Constant) or not isinstance(spec, ELEMENTWISE):
         return spec
     runs = (
         Part(0, 0, row, spec),

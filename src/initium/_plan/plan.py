@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from initium import stream
+from initium._plan.needs import Need
 from initium.spec import Keep, Moments, Spec
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Entry:
         reason: one sentence on why this spec.
         evidence: how the role is known.
         aliases: the other names under which a tied tensor is held.
+        lr: multiplier of the learning rate that the recipe asks for.
     """
 
     spec: Spec
@@ -46,6 +48,7 @@ class Entry:
     reason: str
     evidence: str = ""
     aliases: tuple[str, ...] = ()
+    lr: float = 1.0
 
     @cached_property
     def _moments(self) -> Moments:
@@ -78,6 +81,7 @@ class Plan:
         seed: chooses the random numbers.
         model: the class name of the model.
         stream: the version of the random stream.
+        needs: what the recipe needs outside the weights.
 
     Example:
         >>> import torch, initium
@@ -91,6 +95,7 @@ class Plan:
     seed: int = 0
     model: str = ""
     stream: int = field(default=stream.VERSION)
+    needs: tuple[Need, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "entries", MappingProxyType(dict(self.entries)))
@@ -142,6 +147,31 @@ class Plan:
         from initium._fill.tensor import tensor
 
         return tensor(self, name, index)
+
+    def parameter_groups(
+        self, model: torch.nn.Module, lr: float, weight_decay: float = 0.0
+    ) -> list[dict[str, object]]:
+        """Groups for a torch optimizer, with the learning rates that the recipe asks for.
+
+        Args:
+            model: the planned model.
+            lr: the base learning rate; each group's is ``lr`` times its entries' multiplier.
+            weight_decay: of every weight with two or more dimensions; divided by the multiplier, so
+                that the decay of a step, lr x weight_decay, is the same in all groups.
+
+        Raises:
+            PlanError: the model's names differ from the plan's.
+
+        Example:
+            >>> import torch, initium
+            >>> model = torch.nn.Linear(3, 2)
+            >>> groups = initium.plan(model, "he").parameter_groups(model, lr=0.1)
+            >>> [(group["lr"], len(group["params"])) for group in groups]
+            [(0.1, 2)]
+        """
+        from initium._fill.groups import parameter_groups
+
+        return parameter_groups(self, model, lr, weight_decay)
 
     def to_torch(self) -> str:
         """The plan as plain torch code: the same distributions, other bits, no initium inside.

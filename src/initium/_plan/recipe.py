@@ -6,13 +6,20 @@ read without ``eval``, and a bare name as an argument (``he(fan_out)``) counts a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
+from initium._plan.needs import Need
 from initium._plan.rules import Rule
 from initium._text import Call, format_number, parse_call
+from initium._types import ModelView
 from initium.errors import RecipeError, SpecError, near
 
 __all__ = ["Recipe", "parse_recipe", "recipe_text"]
+
+
+Needs: TypeAlias = tuple[Need, ...] | Callable[[ModelView], tuple[Need, ...]]
 
 
 @dataclass(frozen=True)
@@ -22,10 +29,16 @@ class Recipe:
     Attributes:
         text: the text that gives this recipe back, such as ``"he"`` or ``"normal(0.02)"``.
         rules: the rules, most specific first.
+        needs: what it needs outside the weights, or a function of the model that says so.
     """
 
     text: str
     rules: tuple[Rule, ...]
+    needs: Needs = ()
+
+    def needed(self, model: ModelView) -> tuple[Need, ...]:
+        """What this model needs outside its weights under this recipe."""
+        return self.needs(model) if callable(self.needs) else self.needs
 
     @property
     def name(self) -> str:
@@ -52,6 +65,10 @@ def parse_recipe(recipe: str | Recipe) -> Recipe:
 
     if not isinstance(recipe, str):
         raise RecipeError("is not a recipe or its text", where="recipe", value=recipe)
+    if recipe.endswith((".yaml", ".yml")):
+        from initium._plan.recipe_file import read_recipe
+
+        return read_recipe(recipe)
     try:
         call = parse_call(recipe)
     except ValueError as error:

@@ -1,8 +1,11 @@
 """Rules: which parameters, and what becomes of them.
 
 A rule matches by role, by a glob or a regular expression over the canonical name, by module type,
-by any predicate, or by several of these at once. Its action is a spec, the text of one, the text
-of a recipe, or a function of the parameter and its model.
+by what the parameter does, by any predicate, or by several of these at once. Its action is a spec,
+a formula for one, the text of a recipe, or a function of the parameter and its model.
+
+Rules look at *logical* matrices: one for ``attn_v`` also decides the v block of a fused q, k, v,
+unless a rule that matches the whole parameter stands before it.
 """
 
 from __future__ import annotations
@@ -13,19 +16,25 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
+from initium._plan.formula import Formula
+from initium._plan.layout import Piece, per_matrix, pieces, put_together
+from initium._plan.places import variables
+from initium._text import format_number
 from initium._types import ROLES, ModelView, ParameterView
-from initium.errors import RecipeError, SpecError, near
-from initium.spec import Spec, parse
+from initium.errors import RecipeError, near
+from initium.spec import Spec
+from initium.spec.text import SPECS
 
 __all__ = ["Action", "Choice", "Rule", "Scheme", "decide", "read_rules"]
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A spec and one sentence that says why."""
+    """A spec, one sentence that says why, and the learning rate's multiplier if it has one."""
 
     spec: Spec
     reason: str
+    lr: float = 1.0
 
 
 Scheme: TypeAlias = Callable[[ParameterView, ModelView], Choice | Spec]
@@ -37,14 +46,19 @@ class Rule:
     """One rule; the conditions that are given must all hold, and without any it matches everything.
 
     Attributes:
-        action: a spec, its text (``"normal(0.02)"``), the text of a recipe (``"he"``), or a
-            function ``(parameter, model) -> Choice | Spec``.
+        action: a spec, its text or a formula for it (``"normal(0.02 / sqrt(2 * layers))"``, in the
+            variables of :data:`~initium._plan.places.VARIABLES`, for each logical matrix), the text
+            of a recipe (``"he"``), or a function ``(parameter, model) -> Choice | Spec``.
         role: one role or several.
         name: a glob over the whole canonical name, such as ``"*.attn.c_proj.weight"``.
         regex: a regular expression that must match the whole canonical name.
         module_type: a glob over the type of the module that holds it, such as ``"Conv*"``.
+        writes: whether it writes to a residual stream.
+        tied: whether the tensor has other names too.
         when: any predicate on the parameter.
+        lr: multiplier of the learning rate, a number or a formula.
         reason: why, as one sentence; recorded in the plan.
+        required: whether it is an error if the rule decides nothing.
 
     Raises:
         RecipeError: an unknown role, a regular expression that cannot be read, or an action that is
@@ -60,8 +74,12 @@ class Rule:
     name: str | None = None
     regex: str | None = None
     module_type: str | None = None
+    writes: bool | None = None
+    tied: bool | None = None
     when: Callable[[ParameterView], bool] | None = None
+    lr: float | str = 1.0
     reason: str = ""
+    required: bool = False
 
     def __post_init__(self) -> None:
         roles = (self.role,) if isinstance(self.role, str) else tuple(self.role)
@@ -94,12 +112,14 @@ class Rule:
             and (self.name is None or fnmatchcase(view.name, self.name))
             and (self.regex is None or re.fullmatch(self.regex, view.name) is not None)
             and (self.module_type is None or fnmatchcase(view.module_type, self.module_type))
+            and (self.writes is None or view.writes_residual is self.writes)
+            and (self.tied is None or bool(view.aliases) is self.tied)
             and (self.when is None or bool(self.when(view)))
         )
 
     def __str__(self) -> str:
         told = [f"role={'|'.join(self.role)}"] if self.role else []
-        for key in ("name", "regex", "module_type"):
+        for key in ("name", "regex", "module_type", "writes", "tied"):
             if (value := getattr(self, key)) is not None:
                 told.append(f"{key}={value}")
         if self.when is not None:
@@ -147,46 +167,120 @@ def _from_pattern(pattern: str, action: Action) -> Rule:
     return Rule(action, name=pattern)
 
 
-def decide(rules: Sequence[Rule], view: ParameterView, model: ModelView) -> Choice | None:
-    """What the first rule that matches makes of a parameter; ``None`` if none matches.
+def decide(
+    rules: Sequence[Rule], view: ParameterView, model: ModelView
+) -> tuple[Choice | None, tuple[Rule, ...]]:
+    """What the first rules that match make of a parameter, and which rules those were.
+
+    Each block of a fused matrix is decided by itself, as the matrix that it is.
 
     Raises:
-        RecipeError: the text of an action is neither a spec nor a recipe.
+        RecipeError: an action that is neither a spec, a formula nor a recipe.
     """
-    for rule in rules:
-        if rule.matches(view):
-            return _act(rule, view, model)
-    return None
+    parts = pieces(view)
+    first = [_first(rules, view, piece) for piece in parts] or [_first(rules, view)]
+    used = tuple(dict.fromkeys(rule for rule in first if rule is not None))
+    if any(rule is None for rule in first):
+        return None, used
+    if len(used) == 1 and used[0].matches(view):
+        return _act(used[0], view, model), used
+    made = [
+        (piece, _act(rule, piece.view, model))
+        for piece, rule in zip(parts, first, strict=True)
+        if rule is not None
+    ]
+    if any(choice is None for _, choice in made):
+        return None, used
+    return _together(view, [(piece, choice) for piece, choice in made if choice]), used
+
+
+def _first(rules: Sequence[Rule], view: ParameterView, piece: Piece | None = None) -> Rule | None:
+    views = (view, piece.view) if piece else (view,)
+    return next((rule for rule in rules if any(map(rule.matches, views))), None)
+
+
+def _together(view: ParameterView, made: Sequence[tuple[Piece, Choice]]) -> Choice:
+    labels: dict[str, list[str]] = {}
+    for piece, choice in made:
+        labels.setdefault(choice.reason, []).append(piece.label)
+    if len(labels) == 1:
+        reason = made[0][1].reason
+    else:
+        reason = " ".join(f"{', '.join(names)}: {told}" for told, names in labels.items())
+    rates = {choice.lr for _, choice in made}
+    if len(rates) > 1:
+        raise RecipeError(
+            "blocks of one tensor cannot have different learning rates",
+            where=view.name,
+            value=sorted(rates),
+            fix="write one rule for the whole of it",
+        )
+    spec = put_together([(piece, choice.spec) for piece, choice in made])
+    return Choice(spec, reason, rates.pop())
 
 
 def _act(rule: Rule, view: ParameterView, model: ModelView) -> Choice | None:
     action = _read_action(rule.action, rule) if isinstance(rule.action, str) else rule.action
     if isinstance(action, tuple):
-        found = decide(action, view, model)
-        return found and Choice(found.spec, rule.reason or found.reason)
+        found, _ = decide(action, view, model)
+        return found and Choice(found.spec, rule.reason or found.reason, found.lr)
+    if isinstance(action, Formula):
+        return _calculated(action, rule, view, model)
     result = action if isinstance(action, Spec) else action(view, model)
     if isinstance(result, Spec):
-        return Choice(result, rule.reason or f"as {rule} says")
+        result = Choice(result, rule.reason or f"as {rule} says")
     if not isinstance(result, Choice):
         raise RecipeError(
             f"the function of {rule} must return a Choice or a spec", where=view.name, value=result
         )
-    return Choice(result.spec, rule.reason or result.reason)
+    rate = result.lr if rule.lr == 1.0 else _rate(rule, view, model)
+    return Choice(result.spec, rule.reason or result.reason, rate)
 
 
-def _read_action(text: str, rule: Rule) -> Spec | tuple[Rule, ...]:
-    """The spec that a text describes, else the rules of the recipe that it names."""
+def _calculated(formula: Formula, rule: Rule, view: ParameterView, model: ModelView) -> Choice:
+    """The spec of a formula for each logical matrix, and a reason that shows the calculation."""
+    try:
+        place = variables(view, model) if formula.variables else {}
+        spec = per_matrix(
+            view,
+            lambda matrix: formula.spec(
+                {**place, "fan_in": matrix.fan_in, "fan_out": matrix.fan_out, "gain": matrix.gain}
+            ),
+        )
+        rate = _rate(rule, view, model)
+    except RecipeError as error:
+        raise RecipeError(f"{rule}: {error}", where=view.name) from None
+    told = ", ".join(
+        f"{name} {format_number(place[name])}" for name in formula.variables if name in place
+    )
+    reason = rule.reason or f"as {rule} says"
+    if formula.variables:
+        reason = f"{reason.rstrip('.')}: {formula.text}{f', {told}' if told else ''}."
+    return Choice(spec, reason, rate)
+
+
+def _rate(rule: Rule, view: ParameterView, model: ModelView) -> float:
+    """The rule's multiplier of the learning rate; fans are those of the whole parameter."""
+    if not isinstance(rule.lr, str):
+        return float(rule.lr)
+    fans = {"fan_in": float(view.fan_in or 1), "fan_out": float(view.fan_out or 1)}
+    return Formula(rule.lr).number({**variables(view, model), **fans, "gain": view.gain})
+
+
+def _read_action(text: str, rule: Rule) -> Formula | tuple[Rule, ...]:
+    """The rules of the recipe that a text names, else the formula that it is."""
     from initium._plan.recipe import parse_recipe
     from initium.recipes import RECIPES
 
     name = text.split("(", 1)[0].strip()
     if name in RECIPES and name != "normal":  # normal(std) is a spec here, for any role
         return parse_recipe(text).rules
-    try:
-        return parse(text)
-    except SpecError as error:
+    if name not in SPECS:
+        known = (*SPECS, *RECIPES)
         raise RecipeError(
-            f"the action of {rule} is neither a spec nor a recipe: {error}",
+            f"the action of {rule} is neither a spec nor a recipe",
             where="rule",
             value=text,
-        ) from error
+            choices=near(name, known) or known,
+        )
+    return Formula(text)

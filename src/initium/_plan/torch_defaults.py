@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from math import prod
 
-from initium._plan.layout import with_padding_row
 from initium._plan.rules import Choice, Rule
 from initium._scheme.schemes import xavier
 from initium._types import ModelView, ParameterView
@@ -68,7 +67,7 @@ def _fanned(view: ParameterView, model: ModelView) -> Choice:
 
 
 def _embedding(view: ParameterView, model: ModelView) -> Choice:
-    return Choice(with_padding_row(view, Normal(1.0)), f"torch's {view.module_type}: N(0, 1).")
+    return Choice(Normal(1.0), f"torch's {view.module_type}: N(0, 1).")
 
 
 def _norm(view: ParameterView, model: ModelView) -> Choice:

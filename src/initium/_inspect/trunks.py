@@ -1,0 +1,71 @@
+"""Trunks: residual streams that carry one another on, across normalisations and changes of width.
+
+Post-norm blocks and the stages of a pyramid each begin a stream of their own, because the scale of
+what is carried begins anew. The number of blocks that published formulas call L runs through all of
+them: a stream belongs to the trunk of the one stream that everything in it was computed from.
+"""
+
+from __future__ import annotations
+
+from initium._inspect.flow import Flow
+from initium._inspect.graph import Value
+from initium._inspect.operators import LOOKUP
+from initium._inspect.residual import Addition, Streams
+
+__all__ = ["inside", "trunks"]
+
+FAR = 4096
+"""Values that are looked through for where a stream comes from."""
+
+
+def trunks(flow: Flow, streams: Streams) -> dict[int, tuple[int, int]]:
+    """Stream -> (its trunk, the branches written to the trunk before it)."""
+    found: dict[int, tuple[int, int]] = {}
+    for origin, stream in sorted(streams.origins.items(), key=lambda item: item[1]):
+        before = _source(flow, streams, flow.graph.values[origin])
+        if before is None or before.stream not in found:
+            found[stream] = (stream, 0)
+        else:
+            trunk, offset = found[before.stream]
+            found[stream] = (trunk, offset + before.depth + before.branches)
+    return found
+
+
+def _source(flow: Flow, streams: Streams, origin: Value) -> Addition | None:
+    """The last residual sum behind a value, if nothing that is looked up or given joins it."""
+    latest: Addition | None = None
+    stack, seen = [origin], {origin.id}
+    while stack:
+        here = stack.pop()
+        addition = streams.by_value.get(here.id)
+        if addition is not None:
+            if latest is None or addition.node.id > latest.node.id:
+                latest = addition
+            continue
+        node = here.node
+        if node is None or node.op in LOOKUP or len(seen) > FAR:
+            return None
+        for value in flow.signals(node):
+            if value.id not in seen:
+                seen.add(value.id)
+                stack.append(value)
+    return latest
+
+
+def inside(flow: Flow, streams: Streams) -> dict[str, tuple[int, int]]:
+    """Parameter -> (stream, depth) of the branch that it stands in, writer or not."""
+    found: dict[str, tuple[int, int]] = {}
+    for addition in streams.additions:
+        stack, seen = [addition.branch], {addition.branch.id, addition.skip.id}
+        while stack and len(seen) < FAR:
+            here = stack.pop()
+            node = here.node
+            if node is None or here.id in streams.by_value or here.id in streams.origins:
+                continue
+            for use in flow.uses.by_node.get(node.id, ()):
+                found.setdefault(use.parameter, (addition.stream, addition.depth))
+            for value in flow.signals(node):
+                if value.id not in seen:
+                    seen.add(value.id)
+                    stack.append(value)
+    return found

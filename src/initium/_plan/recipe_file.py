@@ -1,0 +1,163 @@
+"""Recipes of one's own, as YAML: an ordered list of rules, and what stands behind them.
+
+.. code-block:: yaml
+
+    recipe: mine
+    summary: Small residual branches, everything else derived.
+    rules:
+      - {role: attn_out, writes: true, spec: "normal(0.02 / sqrt(2 * layers))", why: As in GPT-2.}
+      - {name: "*.score.weight", spec: zeros, optional: true}
+    base: auto
+    needs:
+      - {what: residual multiplier, value: 0.5, where: every branch, who: model code}
+
+The first rule that matches decides. A rule that decides nothing is an error unless it is
+``optional``. Without ``base`` a parameter that no rule matches is an error. Reading runs no code.
+Not covered: predicates and functions, which need a recipe in Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from initium._plan.needs import Need
+from initium._plan.recipe import Recipe, parse_recipe
+from initium._plan.rules import Rule
+from initium._plan.yaml import parse_yaml, place
+from initium.errors import InitiumError, RecipeError, near
+
+__all__ = ["read_recipe"]
+
+KEYS = ("recipe", "summary", "rules", "base", "needs")
+CONDITIONS = {
+    "role": (str, list),
+    "name": (str,),
+    "regex": (str,),
+    "type": (str,),
+    "writes": (bool,),
+    "tied": (bool,),
+}
+RULE_KEYS = (*CONDITIONS, "spec", "lr", "why", "optional")
+NEED_KEYS = {"what": (str,), "value": (str, int, float), "where": (str,), "who": (str,)}
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """The recipe of a YAML file.
+
+    Raises:
+        RecipeError: the file is missing or damaged, or a rule cannot be read; the message has the
+            line, the value found, and what is known.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        told = getattr(error, "strerror", None) or error
+        raise RecipeError(
+            f"cannot be read: {told}",
+            where=str(path),
+            fix="give the name of a recipe, or the path of a recipe file",
+        ) from error
+    data = parse_yaml(text, path, RecipeError)
+    if not isinstance(data, Mapping) or "rules" not in data:
+        raise RecipeError(
+            "is not a recipe",
+            where=str(path),
+            fix='write "rules:" and a list such as [{role: head, spec: zeros}]',
+        )
+    _known(data, KEYS, path, "the recipe")
+    items = data["rules"]
+    if not isinstance(items, list) or not items:
+        raise RecipeError("must be a list of rules", where=place(path, data, "rules"))
+    rules = tuple(_rule(item, path, data) for item in items)
+    base = _text(data, "base", path) if "base" in data else None
+    needs = data.get("needs", [])
+    if not isinstance(needs, list):
+        raise RecipeError("must be a list", where=place(path, data, "needs"), value=needs)
+    return Recipe(
+        str(path),
+        (*rules, *(parse_recipe(base).rules if base else ())),
+        tuple(_need(item, path, data) for item in needs),
+    )
+
+
+def _rule(data: object, path: Path, whole: Mapping[Any, Any]) -> Rule:
+    if not isinstance(data, Mapping):
+        raise RecipeError("a rule must be a mapping", where=place(path, whole, "rules"), value=data)
+    _known(data, RULE_KEYS, path, "the rule")
+    if "spec" not in data:
+        raise RecipeError(
+            "a rule needs the key spec",
+            where=place(path, data, None),
+            fix='write spec: "normal(0.02)"',
+        )
+    for key, kinds in CONDITIONS.items():
+        if key in data and not isinstance(data[key], kinds):
+            raise RecipeError(
+                f"must be {' or '.join(kind.__name__ for kind in kinds)}",
+                where=place(path, data, key),
+                value=data[key],
+            )
+    role = data.get("role", ())
+    rate = data.get("lr", 1.0)
+    if isinstance(rate, bool) or not isinstance(rate, (str, int, float)):
+        raise RecipeError(
+            "must be a number or a formula", where=place(path, data, "lr"), value=rate
+        )
+    try:
+        return Rule(
+            _text(data, "spec", path),
+            role=role if isinstance(role, str) else tuple(str(item) for item in role),
+            name=data.get("name"),
+            regex=data.get("regex"),
+            module_type=data.get("type"),
+            writes=data.get("writes"),
+            tied=data.get("tied"),
+            lr=rate if isinstance(rate, str) else float(rate),
+            reason=_text(data, "why", path) if "why" in data else "",
+            required=not data.get("optional", False),
+        )
+    except InitiumError as error:
+        raise RecipeError(str(error), where=place(path, data, None)) from error
+
+
+def _need(data: object, path: Path, whole: Mapping[Any, Any]) -> Need:
+    if not isinstance(data, Mapping):
+        raise RecipeError("a need must be a mapping", where=place(path, whole, "needs"), value=data)
+    _known(data, (*NEED_KEYS, "source"), path, "the need")
+    for key, kinds in NEED_KEYS.items():
+        if not isinstance(data.get(key), kinds):
+            raise RecipeError(
+                f"a need has the keys {', '.join(NEED_KEYS)}",
+                where=place(path, data, key),
+                value=data.get(key),
+            )
+    value = data["value"]
+    return Need(
+        str(data["what"]),
+        str(value) if isinstance(value, str) else float(value),
+        str(data["where"]),
+        str(data["who"]),
+        str(data.get("source", "")),
+    )
+
+
+def _text(data: Mapping[Any, Any], key: str, path: Path) -> str:
+    if not isinstance(data[key], str):
+        raise RecipeError(
+            "must be text", where=place(path, data, key), value=data[key], fix="put it in quotes"
+        )
+    return str(data[key])
+
+
+def _known(data: Mapping[Any, Any], known: tuple[str, ...], path: Path, of: str) -> None:
+    for key in data:
+        if key not in known:
+            raise RecipeError(
+                f"{of} has an unknown key",
+                where=place(path, data, key),
+                value=key,
+                choices=near(str(key), known) or known,
+            )

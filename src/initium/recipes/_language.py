@@ -1,0 +1,134 @@
+"""What the recipes of language models share: one skeleton that covers every role.
+
+A published recipe says what a transformer's embedding, input matrices, output matrices and head
+get. :func:`transformer` turns these few formulas into rules for all roles, and says in the reason
+where the source itself says nothing.
+"""
+
+from __future__ import annotations
+
+from initium._plan.recipe import Needs, Recipe
+from initium._plan.rules import Action, Rule
+from initium._text import format_number
+from initium._types import ParameterView
+from initium.errors import RecipeError
+from initium.recipes._shared import BASICS, MATRICES
+from initium.spec import Normal
+
+__all__ = [
+    "ATTENTION",
+    "FEED_FORWARD",
+    "INPUTS",
+    "OTHERS",
+    "is_expert",
+    "one_of",
+    "std_text",
+    "transformer",
+    "truncated",
+]
+
+ATTENTION = ("attn_q", "attn_k", "attn_v", "attn_qkv")
+FEED_FORWARD = ("mlp_up", "mlp_gate", "mlp_gate_up")
+INPUTS = (*ATTENTION, *FEED_FORWARD)
+OUTPUTS = ("attn_out", "mlp_down")
+OTHERS = tuple(
+    role for role in MATRICES if role not in (*INPUTS, *OUTPUTS, "head", "router")
+)
+
+
+def transformer(
+    text: str,
+    source: str,
+    *,
+    inputs: Action,
+    embedding: Action,
+    out: Action | None = None,
+    head: Action | None = None,
+    router: Action | None = None,
+    position: Action | None = None,
+    others: Action | None = None,
+    first: tuple[Rule, ...] = (),
+    needs: Needs = (),
+) -> Recipe:
+    """A recipe for every role from the few things that a published one says.
+
+    Args:
+        text: the recipe's own text.
+        source: the system's name, for the reasons.
+        inputs: q, k, v, and the matrices into the feed-forward.
+        embedding: tables of tokens, and a head that is tied to one.
+        out: matrices that write to a residual stream; as the inputs by default.
+        head: the output head; as the inputs by default.
+        router: as the inputs by default.
+        position: learned positions; as the embeddings by default.
+        others: any other matrix; as the inputs by default.
+        first: rules that stand before all of these.
+        needs: what it needs outside the weights.
+    """
+    rules = (
+        *first,
+        *BASICS,
+        Rule(embedding, role="embedding", reason=f"{source}: embeddings."),
+        Rule(embedding, role="head", tied=True, reason=f"{source}: a head tied to the embedding."),
+        Rule(position or embedding, role="position", reason=f"{source}: positions."),
+        Rule(
+            embedding, role="token", reason=f"{source} has no such tokens: drawn as its embeddings."
+        ),
+        Rule(head or inputs, role="head", reason=f"{source}: output head."),
+        Rule(router or inputs, role="router", reason=f"{source}: router."),
+        Rule(
+            out or inputs,
+            role=MATRICES,
+            writes=True,
+            reason=f"{source}: writes to the residual stream.",
+        ),
+        Rule(inputs, role=INPUTS, reason=f"{source}: input matrices."),
+        Rule(
+            inputs,
+            role=OUTPUTS,
+            reason=f"{source}: no residual stream is seen here, so as its input matrices.",
+        ),
+        Rule(
+            others or inputs,
+            role=OTHERS,
+            reason=f"{source} names no such matrix: drawn as its input matrices.",
+        ),
+    )
+    return Recipe(text, rules, needs)
+
+
+def std_text(std: float) -> str:
+    """A standard deviation as it stands in a formula; errors as those of ``normal(std)``.
+
+    Example:
+        >>> std_text(0.02)
+        '0.02'
+    """
+    return format_number(Normal(std).std)
+
+
+def truncated(std: str, cut: str = "3") -> str:
+    """The formula of a normal cut at ``cut`` sigmas, as torch draws it: nothing is compensated.
+
+    Example:
+        >>> truncated("0.02")
+        'truncated_normal(0.02, cut=3, compensated=False)'
+    """
+    return f"truncated_normal({std}, cut={cut}, compensated=False)"
+
+
+def is_expert(view: ParameterView) -> bool:
+    """Whether a weight stacks the matrices of several experts."""
+    return any(block.stacked for block in view.blocks)
+
+
+def one_of(recipe: str, argument: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise if an argument is not one of the names that a recipe knows.
+
+    Raises:
+        RecipeError: it is not; the message gives the choices.
+    """
+    if value not in choices:
+        raise RecipeError(
+            f"is not a {argument} of {recipe}", where=argument, value=value, choices=choices
+        )

@@ -1,0 +1,120 @@
+"""What recipes share: which roles are matrices, and rules for what a published scheme leaves out.
+
+A recipe covers every role, so that a plan never lacks a parameter; where a published scheme says
+nothing of one, the rule from here says so in its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from initium._plan.layout import Matrix, matrices, per_matrix
+from initium._plan.rules import Choice, Rule
+from initium._scheme import schemes
+from initium._text import format_number
+from initium._types import MATRIX_ROLES, ModelView, ParameterView
+from initium.spec import Constant, Keep, Normal, Spec
+
+__all__ = [
+    "BASICS",
+    "FROZEN_POSITIONS",
+    "MATRICES",
+    "SMALL",
+    "UNSAID",
+    "branches",
+    "fan_text",
+    "gain_text",
+    "matrix_rule",
+    "out_text",
+]
+
+MATRICES = tuple(sorted(MATRIX_ROLES - {"lora_a", "lora_b"}))
+SMALL = 0.02
+
+
+def _neutral(view: ParameterView, model: ModelView) -> Choice:
+    value = 1.0 if view.neutral is None else view.neutral
+    return Choice(Constant(value), "A normalisation starts without scaling.")
+
+
+def _own_constant(view: ParameterView, model: ModelView) -> Choice:
+    if view.constant is not None:
+        return Choice(Constant(view.constant), "A scale keeps the constant of its architecture.")
+    if not view.on_meta:
+        return Choice(Keep(), "A scale keeps the values of its architecture.")
+    return Choice(Constant(1.0), "A scale without a constant of its own starts at one.")
+
+
+def _lora_a(view: ParameterView, model: ModelView) -> Choice:
+    spec = per_matrix(view, lambda matrix: schemes.kaiming_uniform(matrix.fan_in))
+    return Choice(spec, "U(+-1/sqrt(fan_in)) as the LoRA code has it; B starts at zero.")
+
+
+def _unknown(view: ParameterView, model: ModelView) -> Choice:
+    if len(view.shape) >= 2:
+        return Choice(Normal(SMALL), "Its role is unknown: a small, conservative normal.")
+    if view.constant is not None:
+        return Choice(
+            Constant(view.constant), "Its role is unknown: it keeps its constructor's constant."
+        )
+    return Choice(Keep(), "Its role is unknown: it keeps its constructor's values.")
+
+
+FROZEN_POSITIONS = Rule(
+    "keep",
+    role="position",
+    when=lambda view: not view.trainable,
+    reason="A frozen position code keeps the values that its constructor computed.",
+)
+BASICS = (
+    Rule("constant(0)", role=("bias", "norm_bias"), reason="Biases start at zero."),
+    Rule(_neutral, role="norm_scale"),
+    Rule(_own_constant, role="scale"),
+    Rule(_lora_a, role="lora_a"),
+    Rule("constant(0)", role="lora_b", reason="A low-rank update starts at zero."),
+    Rule(
+        "keep",
+        role=("ssm_a", "ssm_d", "ssm_dt"),
+        reason="A state-space parameter keeps the structured values of its constructor.",
+    ),
+    FROZEN_POSITIONS,
+    Rule(_unknown, role="unknown"),
+)
+UNSAID = (
+    Rule(
+        "normal(0.02)",
+        role=("embedding", "position", "token"),
+        reason="The scheme says nothing of embeddings: N(0, 0.02^2), as in BERT.",
+    ),
+)
+
+
+def matrix_rule(spec_of: Callable[[Matrix], Spec], why: Callable[[ParameterView], str]) -> Rule:
+    def scheme(view: ParameterView, model: ModelView) -> Choice:
+        return Choice(per_matrix(view, spec_of), why(view))
+
+    return Rule(scheme, role=MATRICES)
+
+
+def fan_text(view: ParameterView) -> str:
+    """The fan-in of the logical matrices, as a reason tells it."""
+    fans = sorted({matrix.fan_in for matrix in matrices(view)})
+    told = " or ".join(format_number(fan) for fan in fans)
+    return f"{told} (taps / stride)" if view.role == "conv_transpose" else told
+
+
+def gain_text(view: ParameterView) -> str:
+    followed = {(matrix.activation, matrix.gain) for matrix in matrices(view)}
+    told = sorted(
+        f"gain {gain:.4g} for {name}" if name else "gain 1, linear" for name, gain in followed
+    )
+    return "; ".join(told)
+
+
+def out_text(view: ParameterView) -> str:
+    return " or ".join(format_number(f) for f in sorted({m.fan_out for m in matrices(view)}))
+
+
+def branches(view: ParameterView) -> int:
+    """Branches to share the stream with; a norm behind the matrix would undo any scale."""
+    return max(view.branches or 1, 1) if view.writes_residual and not view.norm_after else 1
