@@ -49,7 +49,10 @@ def tiny_gpt(layers: int = 3, width: int = 16, *, tied: bool = True) -> ModelVie
         parameter("wpe.weight", (8, width), "position", axes=None, fan_in=None, fan_out=None),
     ]
     for layer in range(layers):
-        at, stream = f"h.{layer}", {"writes_residual": True, "stream": 0, "branches": 2 * layers}
+        at, stream = (
+            f"h.{layer}",
+            {"writes_residual": True, "stream": 0, "branches": 2 * layers, "trunk": 0},
+        )
         thirds = tuple(Block(label, 0, width * i, width) for i, label in enumerate("qkv"))
         halves = (
             Block("gate", 0, 0, 4 * width, activation="silu", gain=2.8108),
@@ -61,7 +64,9 @@ def tiny_gpt(layers: int = 3, width: int = 16, *, tied: bool = True) -> ModelVie
             parameter(
                 f"{at}.qkv.weight", (3 * width, width), "attn_qkv", fan_out=width, blocks=thirds
             ),
-            parameter(f"{at}.proj.weight", (width, width), "attn_out", depth=2 * layer, **stream),
+            parameter(
+                f"{at}.proj.weight", (width, width), "attn_out", **stream, **at_depth(2 * layer)
+            ),
             parameter(
                 f"{at}.up.weight",
                 (8 * width, width),
@@ -70,12 +75,28 @@ def tiny_gpt(layers: int = 3, width: int = 16, *, tied: bool = True) -> ModelVie
                 blocks=halves,
             ),
             parameter(
-                f"{at}.down.weight", (width, 4 * width), "mlp_down", depth=2 * layer + 1, **stream
+                f"{at}.down.weight",
+                (width, 4 * width),
+                "mlp_down",
+                **stream,
+                **at_depth(2 * layer + 1),
             ),
         ]
     owner = "wte.weight" if tied else None
     made.append(parameter("head.weight", (50, width), "head", tied_to=owner))
     return model(*made)
+
+
+def branch(depth: int, branches: int) -> dict[str, object]:
+    """The place of a writer on the one stream of a trunk."""
+    return {
+        "writes_residual": True,
+        "stream": 0,
+        "branches": branches,
+        "depth": depth,
+        "trunk": 0,
+        "trunk_depth": depth,
+    }
 
 
 def of_module(module: nn.Module, roles: dict[str, str] | None = None) -> ModelView:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Fold",
+    "braces",
     "fold",
     "legend",
     "number",
@@ -177,11 +178,11 @@ def _one(
     template: tuple[str | None, ...], names: tuple[str, ...], values: tuple[tuple[int, ...], ...]
 ) -> Fold:
     remaining = iter(values)
-    parts = [part if part is not None else _braces(next(remaining)) for part in template]
+    parts = [part if part is not None else braces(next(remaining)) for part in template]
     return Fold(".".join(parts), names, template, values)
 
 
-def _braces(values: tuple[int, ...]) -> str:
+def braces(values: tuple[int, ...]) -> str:
     """Numbers in the notation of a shell: ``{0..5}``, ``{0..10..2}``, ``{0,3}``."""
     if len(values) == 1:
         return str(values[0])

@@ -6,6 +6,7 @@ statement about a parameter comes with the :class:`Evidence` for it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -291,3 +292,21 @@ class ModelView:
         from initium._tables import view_table
 
         return view_table(self)
+
+    def tree(self) -> str:
+        """The model's modules as a tree, repeated blocks folded, one line per parameter."""
+        from initium._tree import view_tree
+
+        return view_tree(self)
+
+    def to_json(self) -> str:
+        """Everything that is known, as JSON text.
+
+        The document is ``{"initium": "view", "version": 1, "model", "traced", "problem", "unseen",
+        "parameters": {name: ...}, "buffers": {name: ...}}``; each parameter holds the attributes of
+        :class:`ParameterView`.
+        """
+        from initium._plain import plain
+
+        data = {"initium": "view", "version": 1, **dict(plain(self))}  # type: ignore[call-overload]
+        return json.dumps(data, indent=2, allow_nan=False)

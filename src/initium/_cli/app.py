@@ -7,12 +7,10 @@ quick. Long options only where a short one would be guesswork.
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
-from collections.abc import Mapping
 from contextlib import redirect_stdout
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from inspect import getdoc
 from pathlib import Path
@@ -22,6 +20,7 @@ import typer
 
 import initium
 from initium._cli.progress import working
+from initium._plain import plain
 from initium.errors import InputError
 
 if TYPE_CHECKING:
@@ -137,6 +136,9 @@ def inspect(
     model: Model,
     inputs: Inputs = None,
     tiny: Tiny = False,
+    tree: Annotated[
+        bool, typer.Option("--tree", help="Show modules as a tree, repeated blocks folded.")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -147,7 +149,10 @@ def inspect(
     loaded = _load(model, inputs, tiny=tiny, seed=0, meta=True)
     with working("tracing the model"), redirect_stdout(sys.stderr):
         view = initium.inspect(loaded.model, loaded.inputs)
-    _echo(view, as_json)
+    if as_json:
+        typer.echo(view.to_json())
+    else:
+        typer.echo(view.tree() if tree else str(view))
 
 
 @app.command()
@@ -303,25 +308,12 @@ def _for_terminal(report: initium.Report) -> str:
 
 def _echo(value: object, as_json: bool) -> None:
     if as_json:
-        _echo_json(_plain(value))
+        from initium.spec import Spec
+
+        _echo_json(plain(value, as_text=(Spec,)))
     else:
         typer.echo(str(value))
 
 
 def _echo_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=2, allow_nan=False))
-
-
-def _plain(value: object) -> object:
-    """Records as JSON knows them; specs in their text form, numbers that are not finite as null."""
-    from initium.spec import Spec
-
-    if isinstance(value, Spec):
-        return str(value)
-    if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

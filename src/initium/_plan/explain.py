@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import re
+import textwrap
 
+from rich.console import RenderableType
+
+from initium._plan.recipe import Recipe, parse_recipe
 from initium._scheme.schemes import SCHEMES
+from initium._tables import legend, render, table, width_of
 from initium.errors import RecipeError, near
+from initium.spec import Spec
 
 __all__ = ["explain"]
 
@@ -23,7 +30,7 @@ ALIASES = {
 
 
 def explain(text: str) -> str:
-    """Formula, when to use it, source and known divergences of a recipe or scheme.
+    """Formula, when to use it, source, known divergences and rules of a recipe or scheme.
 
     Args:
         text: the name of a recipe or scheme, with or without arguments.
@@ -37,7 +44,8 @@ def explain(text: str) -> str:
     """
     from initium.recipes import RECIPES
 
-    name = text.split("(", 1)[0].strip().lower()
+    name, bracket, arguments = text.partition("(")
+    name = name.strip().lower()
     name = ALIASES.get(name, name)
     known = [*RECIPES, *(scheme for scheme in SCHEMES if scheme not in RECIPES)]
     if name not in known:
@@ -49,7 +57,8 @@ def explain(text: str) -> str:
         )
     parts = []
     if name in RECIPES:
-        parts.append(f"recipe {_told(name, RECIPES[name])}")
+        recipe = parse_recipe(name + bracket + arguments)
+        parts += [f"recipe {_told(name, RECIPES[name])}", _rules(recipe)]
     if name in SCHEMES:
         parts.append(f"scheme {_told(name, SCHEMES[name])}")
     return "\n\n".join(parts)
@@ -62,4 +71,56 @@ def _told(name: str, function: object) -> str:
         str(parameter.replace(annotation=inspect.Parameter.empty))
         for parameter in inspect.signature(function).parameters.values()
     )
-    return f"{name}({arguments})\n\n{inspect.getdoc(function)}"
+    return f"{name}({arguments})\n\n{_refilled(inspect.getdoc(function) or '')}"
+
+
+ITEM = re.compile(r"\s*- |\s+\w+: ")
+AS_IT_IS = re.compile(r"\s*$|\s*[A-Z]\w*:$|\s*(>>>|\.\.\.|[('\"|\[{]|\d)")
+"""Blank lines, headings such as ``Args:``, examples and their output."""
+
+
+def _refilled(text: str) -> str:
+    """Paragraphs and items filled to the width of the terminal; examples as they are."""
+    lines: list[str] = []
+    for line in text.split("\n"):
+        before = lines[-1] if lines else ""
+        deeper = _indent(line) - _indent(before)
+        goes_on = deeper > 0 if ITEM.match(before) else deeper == 0
+        if goes_on and not (ITEM.match(line) or AS_IT_IS.match(line) or AS_IT_IS.match(before)):
+            lines[-1] = f"{before} {line.strip()}"
+        else:
+            lines.append(line)
+    return "\n".join(_filled(line) for line in lines)
+
+
+def _filled(line: str) -> str:
+    if AS_IT_IS.match(line):
+        return line
+    hanging = " " * (_indent(line) + (2 if ITEM.match(line) else 0))
+    wrapped = textwrap.wrap(
+        line, width_of(), subsequent_indent=hanging, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(wrapped)
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+def _rules(recipe: Recipe) -> str:
+    """The rules in order, and what the recipe needs besides."""
+    rows = []
+    for rule in recipe.rules:
+        action = str(rule.action) if isinstance(rule.action, (str, Spec)) else "calculated"
+        rows.append((rule.condition.replace("|", " "), action, rule.reason))
+    parts: list[RenderableType] = [
+        f"Rules of {recipe}, in order; the first that matches decides:",
+        "",
+        table(("parameters", "start", "why"), rows),
+    ]
+    if callable(recipe.needs):
+        parts += ["", "Outside the weights it needs settings that a plan for a model names."]
+    elif recipe.needs:
+        parts += ["", "Outside the weights it needs:"]
+        parts.append(legend((("-", str(need)) for need in recipe.needs), justify="left"))
+    return render(*parts)

@@ -75,19 +75,6 @@ class Formula:
         )
         return tuple(dict.fromkeys(names))
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether there is nothing to calculate."""
-        return not self.variables and not any(
-            isinstance(node, ast.BinOp)
-            or (
-                isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Name)
-                and node.func.id in FUNCTIONS
-            )
-            for node in ast.walk(self._tree())
-        )
-
     def spec(self, values: Mapping[str, float]) -> Spec:
         """The spec with every number calculated.
 
@@ -124,6 +111,8 @@ class Formula:
                 function = FUNCTIONS.get(node.func.id)
                 if function is not None and not node.keywords:
                     return function(*(self.calculate(item, values) for item in node.args))
+        except RecipeError:
+            raise
         except (ArithmeticError, ValueError, TypeError) as error:
             raise RecipeError(
                 f"cannot be calculated: {error}", where="formula", value=self.text

@@ -20,7 +20,7 @@ from initium._plan.formula import Formula
 from initium._plan.layout import Piece, per_matrix, pieces, put_together
 from initium._plan.places import variables
 from initium._text import format_number
-from initium._types import ROLES, ModelView, ParameterView
+from initium._types import MATRIX_ROLES, ROLES, ModelView, ParameterView
 from initium.errors import RecipeError, near
 from initium.spec import Spec
 from initium.spec.text import SPECS
@@ -117,14 +117,20 @@ class Rule:
             and (self.when is None or bool(self.when(view)))
         )
 
-    def __str__(self) -> str:
-        told = [f"role={'|'.join(self.role)}"] if self.role else []
+    @property
+    def condition(self) -> str:
+        """What it matches, as text."""
+        roles = "a matrix" if {*self.role, "lora_a", "lora_b"} >= MATRIX_ROLES else None
+        told = [f"role={roles or '|'.join(self.role)}"] if self.role else []
         for key in ("name", "regex", "module_type", "writes", "tied"):
             if (value := getattr(self, key)) is not None:
                 told.append(f"{key}={value}")
         if self.when is not None:
-            told.append(f"when={getattr(self.when, '__name__', 'predicate')}")
-        return f"rule({', '.join(told) or 'every parameter'})"
+            told.append(f"when={getattr(self.when, '__name__', 'predicate').strip('<>')}")
+        return ", ".join(told) or "every parameter"
+
+    def __str__(self) -> str:
+        return f"rule({self.condition})"
 
 
 def read_rules(rules: Iterable[object] | Mapping[str, Action] | None) -> tuple[Rule, ...]:
@@ -223,7 +229,10 @@ def _act(rule: Rule, view: ParameterView, model: ModelView) -> Choice | None:
     action = _read_action(rule.action, rule) if isinstance(rule.action, str) else rule.action
     if isinstance(action, tuple):
         found, _ = decide(action, view, model)
-        return found and Choice(found.spec, rule.reason or found.reason, found.lr)
+        if found is None:
+            return None
+        rate = found.lr if rule.lr == 1.0 else _rate(rule, view, model)
+        return Choice(found.spec, rule.reason or found.reason, rate)
     if isinstance(action, Formula):
         return _calculated(action, rule, view, model)
     result = action if isinstance(action, Spec) else action(view, model)
@@ -273,7 +282,8 @@ def _read_action(text: str, rule: Rule) -> Formula | tuple[Rule, ...]:
     from initium.recipes import RECIPES
 
     name = text.split("(", 1)[0].strip()
-    if name in RECIPES and name != "normal":  # normal(std) is a spec here, for any role
+    from_file = text.endswith((".yaml", ".yml"))
+    if from_file or (name in RECIPES and name != "normal"):  # normal(std) is a spec, for any role
         return parse_recipe(text).rules
     if name not in SPECS:
         known = (*SPECS, *RECIPES)

@@ -45,7 +45,12 @@ def plan_table(plan: Plan, width: int | None = None) -> str:
     if not wide:
         parts += ["", legend((str(index), reason) for reason, index in notes.items())]
     ties = [f"{', '.join(aliases)} is tied to {owner}" for owner, aliases in plan.ties.items()]
-    return render(*parts, *(["", *ties] if ties else []), width=width)
+    if ties:
+        parts += ["", *ties]
+    if plan.needs:
+        parts += ["", "Outside the weights this recipe needs:"]
+        parts.append(legend((("-", str(need)) for need in plan.needs), justify="left"))
+    return render(*parts, width=width)
 
 
 def spec_text(spec: Spec, digits: int = 4) -> str:
