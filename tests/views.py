@@ -49,10 +49,8 @@ def tiny_gpt(layers: int = 3, width: int = 16, *, tied: bool = True) -> ModelVie
         parameter("wpe.weight", (8, width), "position", axes=None, fan_in=None, fan_out=None),
     ]
     for layer in range(layers):
-        at, stream = (
-            f"h.{layer}",
-            {"writes_residual": True, "stream": 0, "branches": 2 * layers, "trunk": 0},
-        )
+        at = f"h.{layer}"
+        first, second = (branch(2 * layer + i, 2 * layers) for i in range(2))
         thirds = tuple(Block(label, 0, width * i, width) for i, label in enumerate("qkv"))
         halves = (
             Block("gate", 0, 0, 4 * width, activation="silu", gain=2.8108),
@@ -64,9 +62,7 @@ def tiny_gpt(layers: int = 3, width: int = 16, *, tied: bool = True) -> ModelVie
             parameter(
                 f"{at}.qkv.weight", (3 * width, width), "attn_qkv", fan_out=width, blocks=thirds
             ),
-            parameter(
-                f"{at}.proj.weight", (width, width), "attn_out", **stream, **at_depth(2 * layer)
-            ),
+            parameter(f"{at}.proj.weight", (width, width), "attn_out", **first),
             parameter(
                 f"{at}.up.weight",
                 (8 * width, width),
@@ -74,13 +70,7 @@ def tiny_gpt(layers: int = 3, width: int = 16, *, tied: bool = True) -> ModelVie
                 fan_out=4 * width,
                 blocks=halves,
             ),
-            parameter(
-                f"{at}.down.weight",
-                (width, 4 * width),
-                "mlp_down",
-                **stream,
-                **at_depth(2 * layer + 1),
-            ),
+            parameter(f"{at}.down.weight", (width, 4 * width), "mlp_down", **second),
         ]
     owner = "wte.weight" if tied else None
     made.append(parameter("head.weight", (50, width), "head", tied_to=owner))
