@@ -188,9 +188,13 @@ def test_every_recipe_covers_every_role_and_shape(role, shape):
         fans = {"axes": None, "fan_in": None, "fan_out": None}
         views.append(parameter(f"p.{number}", tuple(shape), kind, **fans))
     recipe = "normal(0.1)" if role == "normal" else role
-    if role == "orthogonal" or len(shape) < 2:  # matrices have two dimensions
-        views = [view for view in views if len(shape) >= 2 or not view.is_matrix]
-    plan = plan_model(model(*views), recipe)
+    if len(shape) < 2:  # matrices and tables have two dimensions
+        views = [view for view in views if not (view.is_matrix or view.role == "embedding")]
+    try:
+        plan = plan_model(model(*views), recipe)
+    except RecipeError as error:  # a formula in the model's width, where nothing has one
+        assert len(shape) < 2 and "wid" in str(error)
+        return
     assert list(plan.entries) == [view.name for view in views]
     assert all(entry.reason.endswith((".", "says")) for entry in plan.entries.values())
 
