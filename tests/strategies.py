@@ -9,14 +9,24 @@ import numpy as np
 from hypothesis import strategies as st
 
 from initium.spec import (
+    Arange,
     Blocks,
+    Complements,
     Constant,
     DeltaOrthogonal,
     Dirac,
+    Hadamard,
     Identity,
+    InverseSoftplus,
+    Joint,
+    Logarithm,
+    LogUniform,
+    Mirrored,
     Normal,
     Orthogonal,
     Part,
+    Power,
+    SinCos,
     Sparse,
     Spec,
     TruncatedNormal,
@@ -53,6 +63,20 @@ elementwise: st.SearchStrategy[Spec] = st.one_of(
 )
 
 
+positive: st.SearchStrategy[Spec] = st.one_of(
+    st.floats(0.01, 10).map(Constant),
+    st.builds(Uniform, st.floats(0.01, 1), st.floats(1, 10)),
+    st.builds(LogUniform, st.floats(0.01, 1), st.floats(1, 10)),
+    st.builds(Arange, st.floats(0.01, 1), st.floats(0, 2)),
+)
+views: st.SearchStrategy[Spec] = st.one_of(
+    positive,
+    st.builds(Logarithm, positive),
+    st.builds(InverseSoftplus, positive, st.sampled_from([0.0, 0.5])),
+    st.builds(Power, positive, st.sampled_from([1.0, 0.5, -2.0]), stds, numbers),
+)
+
+
 @st.composite
 def matrices(draw: st.DrawFn) -> tuple[Spec, tuple[int, ...]]:
     """A spec that is not elementwise, and a shape that it fits."""
@@ -66,6 +90,11 @@ def matrices(draw: st.DrawFn) -> tuple[Spec, tuple[int, ...]]:
         (Dirac(gain, groups), kernel),
         (Identity(gain), draw(matrix_shapes)),
         (Sparse(draw(st.floats(0, 0.99)), draw(stds)), draw(matrix_shapes)),
+        (Hadamard(gain), draw(matrix_shapes)),
+        (Mirrored(Orthogonal(gain), (1,)), (draw(st.integers(1, 5)), 6)),
+        (Mirrored(DeltaOrthogonal(gain)), (4, 2 * draw(st.integers(1, 3)), 3)),
+        (Joint(Complements(draw(stds)), draw(st.integers(0, 1)), "pair", 1, gain), (kernel[0], 4)),
+        (SinCos((2, 3), 1, 100.0, draw(st.booleans()), gain), (2, 7, 8)),
     ]
     return draw(st.sampled_from(choices))
 
@@ -74,7 +103,7 @@ def matrices(draw: st.DrawFn) -> tuple[Spec, tuple[int, ...]]:
 def blocks(draw: st.DrawFn) -> tuple[Blocks, tuple[int, ...]]:
     """Interleaved or stacked parts of a matrix, along either axis."""
     axis, size, count = draw(st.integers(0, 1)), draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    leaf = st.one_of(elementwise, gains.map(Orthogonal), st.just(Sparse(0.5, 1.0)))
+    leaf = st.one_of(elementwise, views, gains.map(Orthogonal), st.just(Sparse(0.5, 1.0)))
     parts = tuple(
         Part(axis, size * k, size, draw(leaf), count, 2 * size, draw(st.booleans()))
         for k in range(2)
@@ -96,7 +125,8 @@ def values(draw: st.DrawFn) -> tuple[Value, tuple[int, ...]]:
 def fitted(draw: st.DrawFn) -> tuple[Spec, tuple[int, ...]]:
     """Any spec that can be drawn, and a shape that it fits."""
     plain = st.tuples(elementwise, shapes)
-    return draw(st.one_of(plain, matrices(), blocks(), values()))
+    viewed = st.tuples(views, st.lists(st.integers(1, 7), min_size=1, max_size=3).map(tuple))
+    return draw(st.one_of(plain, viewed, matrices(), blocks(), values()))
 
 
 @st.composite

@@ -17,15 +17,26 @@ from initium import stream
 from initium._plan import Entry, Plan, plan_model
 from initium.errors import PlanError
 from initium.spec import (
+    Arange,
     Blocks,
+    Complements,
     Constant,
     DeltaOrthogonal,
     Dirac,
+    Hadamard,
     Identity,
+    InverseSoftplus,
+    Joint,
     Keep,
+    Logarithm,
+    LogUniform,
+    Mirrored,
+    NearIdentity,
     Normal,
     Orthogonal,
     Part,
+    Power,
+    SinCos,
     Sparse,
     TruncatedNormal,
     Uniform,
@@ -326,6 +337,19 @@ CODE = [
     (Dirac(2.0, groups=4), KERNEL),
     (Identity(3.0), MATRIX),
     (Sparse(0.75, 1.0), MATRIX),
+    (Logarithm(Arange(1, 1)), MATRIX),
+    (Power(Arange(0, 0.1, axis=0), 0.5, 2.0, -1.0), MATRIX),
+    (Logarithm(Uniform(1, 16)), MATRIX),
+    (InverseSoftplus(LogUniform(0.001, 0.1), 0.01), MATRIX),
+    (Power(Constant(4.0), 0.5), MATRIX),
+    (SinCos((20,), interleaved=True), (20, 40)),
+    (SinCos((4, 5), prefix=1, base=100.0, gain=0.5), (1, 21, 40)),
+    (Hadamard(2.0), MATRIX),
+    (Hadamard(), KERNEL),
+    (Mirrored(Orthogonal(2.0)), MATRIX),
+    (Mirrored(DeltaOrthogonal(), (0,)), KERNEL),
+    (Joint(Complements(0.5), 0, "a"), MATRIX),
+    (Joint(Complements(0.5), 1, "a", 1, 2.0), MATRIX),
     (Value.of(np.arange(2400, dtype=np.float32).reshape(MATRIX)), MATRIX),
     (Blocks((Part(1, 0, 30, Normal(1.0)), Part(1, 30, 10, Constant(0.0)))), MATRIX),
     (
@@ -367,11 +391,47 @@ def test_the_code_draws_the_planned_distribution(spec, shape):
         error = 5 * max(moments.std, 1e-6) / child.w.numel() ** 0.5
         assert child.w.mean().item() == pytest.approx(moments.mean, abs=error)
         assert child.w.std(correction=0).item() == pytest.approx(moments.std, rel=0.06, abs=1e-6)
-    deterministic = isinstance(spec, (Constant, Dirac, Identity, Value))
+    first, second = plan.tensor("h.0.w"), plan.tensor("h.1.w")
+    deterministic = torch.equal(first, second) and not isinstance(spec, Joint)
     assert torch.equal(holder.h[0].w, holder.h[1].w) is deterministic
-    if deterministic or isinstance(spec, DeltaOrthogonal):
-        same = plan.tensor("h.0.w") != 0
-        assert torch.equal(holder.h[0].w != 0, same)
+    if deterministic:
+        assert torch.allclose(holder.h[0].w, first, rtol=1e-5, atol=1e-6)
+    if isinstance(spec, DeltaOrthogonal):
+        assert torch.equal(holder.h[0].w != 0, first != 0)
+
+
+def test_the_code_draws_the_factors_of_a_product_together():
+    law, shape = NearIdentity(0.5, -0.4, heads=2), (24, 24)
+    entries = {
+        f"h.{member}.w": Entry(Joint(law, member, "pair"), shape, "float32", "linear", "Test.")
+        for member in (0, 1)
+    }
+    space: dict = {}
+    exec(Plan(entries, "mine", 4, "Holder").to_torch(), space)
+    holder = Holder(shape)
+    space["initialize"](holder)
+    left, right = (child.w.detach() for child in holder.h)
+    for rows in (slice(0, 12), slice(12, 24)):
+        scale = (left[rows] @ left[rows].T).diagonal()
+        product = left[rows].T @ right[rows]
+        assert torch.allclose(left[rows] @ left[rows].T, scale.diag(), atol=1e-5)
+        assert torch.allclose(torch.linalg.svdvals(product)[:12], scale, atol=1e-5)
+        assert torch.trace(product) < -2
+    other = {
+        f"h.{member}.w": Entry(
+            Joint(Complements(1.0), member, "pair", axis),
+            (6, 24)[:: 1 - 2 * axis],
+            "float32",
+            "linear",
+            "Test.",
+        )
+        for member, axis in ((0, 0), (1, 1))
+    }
+    exec(Plan(other, "mine", 4, "Holder").to_torch(), space)
+    holder.h[0].w, holder.h[1].w = (nn.Parameter(torch.empty(s)) for s in ((6, 24), (24, 6)))
+    space["initialize"](holder)
+    assert (holder.h[1].w @ holder.h[0].w).abs().max() < 1e-5
+    assert holder.h[1].w.std() > 0.5
 
 
 def test_the_code_of_a_whole_model_runs():

@@ -33,6 +33,7 @@ PLACE = {"fan_in": 400.0, "fan_out": 100.0, "layers": 8.0, "width": 64.0, "gain"
             TruncatedNormal(0.004**0.5, cut=3),
         ),
         ("truncated_normal(0.02, cut=2 / 0.02)", TruncatedNormal(0.02, cut=100)),
+        ("truncated_normal(1, cut=(-layers / 4, inf))", TruncatedNormal(1, cut=(-2, math.inf))),
         ("normal(min(0.1, max(fan_out, fan_in) * -1 + 400.5))", Normal(0.1)),
         ("constant(-log(width))", Constant(-math.log(64))),
         ("normal(sqrt(gain / fan_in))", Normal(math.sqrt(2 / 400))),

@@ -200,5 +200,7 @@ def test_orthogonal_experts_keep_their_axes():
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_reasons_are_one_line(name):
-    plan = plan_model(tiny_gpt(), name if name != "normal" else "normal(1)")
+    plan = plan_model(
+        tiny_gpt(), {"normal": "normal(1)", "mimetic": "mimetic(heads=2)"}.get(name, name)
+    )
     assert all(entry.reason and "\n" not in entry.reason for entry in plan.entries.values())

@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from decimal import localcontext
 
 import numpy as np
@@ -19,22 +20,34 @@ from strategies import cuts, fitted, label, numbers, stds
 
 from initium.errors import SpecError
 from initium.spec import (
+    Arange,
     Blocks,
+    Complements,
     Constant,
     DeltaOrthogonal,
     Dirac,
+    Hadamard,
     Identity,
+    InverseSoftplus,
+    Joint,
     Keep,
+    Logarithm,
+    LogUniform,
+    Mirrored,
     Moments,
+    NearIdentity,
     Normal,
     Orthogonal,
     Part,
+    Power,
+    SinCos,
     Sparse,
     Spec,
     TruncatedNormal,
     Uniform,
     Value,
     parse,
+    portable,
 )
 from initium.spec.gaussian import cdf, grid, pdf
 
@@ -55,6 +68,8 @@ def assert_moments(actual: Moments, wanted: tuple[float, ...], rel: float = 1e-9
         (Normal(0.02), scipy.stats.norm(0, 0.02)),
         (Normal(3, mean=-1), scipy.stats.norm(-1, 3)),
         (Uniform(-1, 3), scipy.stats.uniform(-1, 4)),
+        (LogUniform(0.001, 0.1), scipy.stats.loguniform(0.001, 0.1)),
+        (Power(Uniform(0, 1), 2.0, 3.0, -1.0), scipy.stats.beta(0.5, 1, -1, 3)),
     ],
     ids=label,
 )
@@ -63,6 +78,70 @@ def test_moments_agree_with_scipy(spec: Spec, law: scipy.stats.rv_continuous) ->
     moments = spec.moments(SHAPE)
     assert_moments(moments, (mean, math.sqrt(variance), skewness, 3 + excess))
     assert (moments.low, moments.high) == pytest.approx(law.support())
+
+
+@pytest.mark.parametrize(
+    ("spec", "inner", "function"),
+    [
+        (Logarithm(Uniform(1, 16)), scipy.stats.uniform(1, 15), np.log),
+        (
+            InverseSoftplus(LogUniform(0.001, 0.1), floor=1e-4),
+            scipy.stats.loguniform(0.001, 0.1),
+            lambda x: np.log(np.expm1(x)),
+        ),
+        (
+            Power(LogUniform(1, 4), -0.5, 2, 1),
+            scipy.stats.loguniform(1, 4),
+            lambda x: 2 / x**0.5 + 1,
+        ),
+    ],
+    ids=label,
+)
+def test_moments_of_views_are_expectations_of_their_function(
+    spec: Spec, inner: scipy.stats.rv_continuous, function: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    mean = inner.expect(function)
+    second, third, fourth = (
+        inner.expect(lambda x, n=n: (function(x) - mean) ** n) for n in (2, 3, 4)
+    )
+    wanted = mean, second**0.5, third / second**1.5, fourth / second**2
+    moments = spec.moments((7,))
+    assert_moments(moments, wanted, rel=1e-7)
+    ends = sorted(float(function(np.float64(end))) for end in inner.support())
+    assert (moments.low, moments.high) == pytest.approx(ends)
+
+
+@pytest.mark.parametrize(
+    ("ours", "exact", "points"),
+    [
+        (portable.exp, np.exp, (-700, 700)),
+        (portable.exp, np.exp, (-1, 1)),
+        (portable.log, np.log, (1e-300, 10)),
+        (portable.log, np.log, (0.7, 1.4)),
+        (portable.log_expm1, lambda x: np.log(np.expm1(x)), (1e-6, 50)),
+        (portable.sin, np.sin, (-1e6, 1e6)),
+        (portable.cos, np.cos, (-1e6, 1e6)),
+        (portable.cos, np.cos, (-4, 4)),
+    ],
+)
+def test_portable_functions_are_accurate(
+    ours: Callable[[np.ndarray], np.ndarray],
+    exact: Callable[[np.ndarray], np.ndarray],
+    points: tuple[float, float],
+) -> None:
+    x = np.random.default_rng(0).uniform(*points, 20_000)
+    wanted = exact(x.astype(np.longdouble))
+    scale = np.abs(wanted) if ours in (portable.exp, portable.log) else np.maximum(abs(wanted), 1)
+    assert (np.abs(ours(x) - wanted) / scale).max() < 2 * 2**-52
+
+
+def test_portable_functions_at_their_edges() -> None:
+    assert portable.exp(np.zeros(1))[0] == 1
+    assert portable.log(np.array([1.0, 5e-324])).tolist() == [0.0, pytest.approx(-744.4400719)]
+    assert portable.power(np.array([0.0, 4.0]), 0.5).tolist() == [0.0, 2.0]
+    assert portable.power(np.array([0.0]), 0.0).tolist() == [1.0]
+    assert portable.power(np.array([-3.0]), 1.0).tolist() == [-3.0]
+    assert portable.log_expm1(np.array([700.0])).tolist() == [700.0]
 
 
 @settings(max_examples=25)
@@ -113,6 +192,18 @@ def test_the_normal_cdf_agrees_with_scipy_and_ignores_the_ambient_precision() ->
         (Value.of(np.array([0x3F80, 0x4000, 0], np.uint16), "bfloat16"), (3,)),
         (Blocks((Part(0, 0, 1, Constant(3)), Part(0, 1, 3, Constant(-1)))), (4, 2)),
         (Blocks((Part(0, 0, 2, Identity(), 2, 2, True),)), (4, 2)),
+        (Arange(1, 0.5), (2, 5)),
+        (Arange(1, 0.5, axis=0), (3, 4)),
+        (Power(Arange(0, 0.25), 1.7, 8, -5), (4,)),
+        (Logarithm(Arange(1, 1)), (3, 16)),
+        (SinCos((5,), prefix=2), (7, 6)),
+        (SinCos((4, 4), base=100, gain=0.1), (1, 16, 8)),
+        (SinCos((3, 2, 5), prefix=1, interleaved=True), (31, 12)),
+        (Hadamard(), (5, 9)),
+        (Hadamard(2.0), (16, 16)),
+        (Hadamard(), (6, 3, 3, 1)),
+        (Mirrored(Identity(2.0)), (6, 4)),
+        (Mirrored(Dirac(), axes=(0,)), (4, 3, 3)),
     ],
     ids=label,
 )
@@ -128,8 +219,8 @@ def test_moments_of_what_is_not_random_are_those_of_its_values(
     central = tensor - tensor.mean()
     std = tensor.std()
     third, fourth = (central**3).mean() / std**3, (central**4).mean() / std**4
-    assert_moments(moments, (tensor.mean(), std, third, fourth))
-    assert (moments.low, moments.high) == (tensor.min(), tensor.max())
+    assert_moments(moments, (tensor.mean(), std, third, fourth), rel=1e-6)
+    assert (moments.low, moments.high) == pytest.approx((tensor.min(), tensor.max()))
 
 
 @pytest.mark.parametrize(
@@ -141,6 +232,10 @@ def test_moments_of_what_is_not_random_are_those_of_its_values(
         (DeltaOrthogonal(3.0, groups=2), (8, 4, 1), 1.5, 2),
         (Sparse(0.75, 2.0), (8, 3), 1.0, 12.0),
         (Sparse(0.0, 2.0), (8, 3), 2.0, 3.0),
+        (Mirrored(Orthogonal(2.0)), (8, 32), 0.5, 48 / 18),
+        (Mirrored(DeltaOrthogonal(), (0,)), (8, 4, 3, 3), 1 / 6, 9 * 2),
+        (Joint(Complements(0.1), 0, "pair"), (4, 9), 0.1 * 0.5**0.5, 4.0),
+        (Joint(Complements(0.1), 1, "pair", 1, -2.0), (9, 4), 0.2 * 0.5**0.5, 4.0),
     ],
     ids=label,
 )
@@ -150,6 +245,14 @@ def test_moments_of_matrices(
     moments = spec.moments(shape)
     assert (moments.mean, moments.std) == pytest.approx((0.0, std))
     assert moments.kurtosis == pytest.approx(kurtosis)
+
+
+def test_a_factor_of_a_near_identity_is_symmetric_and_of_unknown_spread() -> None:
+    moments = Joint(NearIdentity(0.7, 0.7), 0, "pair").moments((4, 9))
+    assert (moments.mean, moments.skewness, moments.std) == (0, 0, None)
+    assert (
+        Blocks((Part(0, 0, 4, Joint(NearIdentity(1, 1), 0, "pair")),)).moments((4, 9)).std is None
+    )
 
 
 def test_a_mixture_of_different_laws_is_exact() -> None:
@@ -217,6 +320,22 @@ def test_text_reads_back_as_an_equal_spec(case: tuple[Spec, tuple[int, ...]]) ->
         (Identity(), "identity()"),
         (Sparse(0.9, 0.01), "sparse(0.9, 0.01)"),
         (Keep(), "keep()"),
+        (Logarithm(Arange(1, 1)), "logarithm(arange(1, 1))"),
+        (Arange(0, 0.5, axis=0), "arange(0, 0.5, axis=0)"),
+        (
+            InverseSoftplus(LogUniform(0.001, 0.1), 1e-4),
+            "inverse_softplus(log_uniform(0.001, 0.1), floor=0.0001)",
+        ),
+        (Power(Uniform(0, 1), 0.5, shift=1), "power(uniform(0, 1), 0.5, shift=1)"),
+        (SinCos((14,)), "sincos((14,))"),
+        (SinCos((2, 3), 1, interleaved=True), "sincos((2, 3), prefix=1, interleaved=True)"),
+        (Hadamard(), "hadamard()"),
+        (Mirrored(Orthogonal(2), (0,)), "mirrored(orthogonal(gain=2), axes=(0,))"),
+        (
+            Joint(NearIdentity(0.7, 0.7, 3), 0, "h.0.attn qk"),
+            'joint(near_identity(0.7, 0.7, heads=3), 0, "h.0.attn qk")',
+        ),
+        (Joint(Complements(0.1), 1, "a", 1), 'joint(complements(0.1), 1, "a", axis=1)'),
         (
             Blocks((Part(0, 0, 2, Normal(1), 2, 3), Part(0, 2, 1, Constant(0), 2, 3))),
             "blocks([part(0, 0, 2, normal(1), count=2, stride=3), "
@@ -242,6 +361,7 @@ def test_text_may_be_written_otherwise(text: str) -> None:
         ("xyzzy", "choose from constant, normal, uniform"),
         ("normal(1, sigma=2)", "normal: got an unexpected keyword argument 'sigma'; choose from"),
         ("normal()", "normal: missing a required argument: 'std'; choose from std, mean"),
+        ("near_identity(1, 1)", "spec: is not a distribution (got 'near_identity')"),
         ("part(0, 0, 1, normal(1))", "spec: is not a distribution (got 'part')"),
         ("__import__('os').system('x')", "is not a number, string, list or name(...)"),
     ],
@@ -287,6 +407,21 @@ def test_bad_text_is_one_clear_line(text: str, message: str) -> None:
             lambda: Blocks((Part(0, 0, 2, Normal(1)), Part(1, 2, 2, Normal(1)))),
             "parts lie along different axes (got (0, 1)). Fix: nest blocks",
         ),
+        (lambda: LogUniform(0, 1), "log_uniform: needs 0 < low <= high (got (0.0, 1.0)). Fix"),
+        (lambda: LogUniform(2, 1), "log_uniform: needs 0 < low <= high (got (2.0, 1.0))"),
+        (lambda: Arange(0, 1, -2), "arange: axis: is not an integer of -1 or more (got -2)"),
+        (lambda: Logarithm(Normal(1)), "logarithm: of: is not a spec that it can be a view of"),
+        (lambda: InverseSoftplus(Uniform(0, 1), -1), "inverse_softplus: floor: is below 0"),
+        (lambda: SinCos(()), "sincos: grid: is not a tuple of sizes (got ())"),
+        (lambda: SinCos((0,)), "sincos: grid: is not an integer of 1 or more (got 0)"),
+        (lambda: SinCos((2_000_000,)), "sincos: grid: is above 1000000 positions"),
+        (lambda: SinCos((3,), base=0.5), "sincos: base: is below 1 (got 0.5)"),
+        (lambda: Mirrored(Normal(1)), "mirrored: of: cannot be mirrored (got 'normal(1)')"),
+        (lambda: Mirrored(Identity(), (0, 0)), "must name an axis, and none twice"),
+        (lambda: Joint(Complements(1), 2, "a"), "joint: member: is not 0 or 1 (got 2)"),
+        (lambda: Joint(Complements(1), 0, ""), "joint: key: is not a name"),
+        (lambda: NearIdentity(1, 1, 0), "near_identity: heads: is not an integer of 1 or more"),
+        (lambda: Complements(-1), "complements: std: is below 0 (got -1)"),
         (lambda: Value("float12", (1,), ""), "value: dtype: is not a known type (got 'float12')"),
         (lambda: Value("int8", (3,), "AAAA"), "is not base64 of zlib of the 3 bytes of a int8"),
         (lambda: Value("int8", (3,), "not base64!"), "the file is damaged: make it anew"),
@@ -318,6 +453,26 @@ def test_impossible_numbers_are_refused(make: object, message: str) -> None:
         (Blocks((Part(0, 0, 2, Normal(1)),)), (3, 2), "blocks: needs axis 0 of length 2 (got (3"),
         (Blocks((Part(1, 0, 2, Normal(1)),)), (2,), "blocks: needs axis 1 of length 2"),
         (Blocks((Part(0, 0, 2, Identity()),)), (2,), "identity(): needs a matrix"),
+        (Arange(1, 1, axis=1), (3,), "arange(1, 1, axis=1): needs axis 1 (got (3,))"),
+        (Arange(1, 1), (), "needs axis -1 (got ())"),
+        (Arange(0, 3e38), (3,), "the last value: is not a finite number in the range of float32"),
+        (
+            Logarithm(Arange(0, 1)),
+            (3,),
+            "is a view of numbers that it is not defined for (got 0.0)",
+        ),
+        (Logarithm(Uniform(-1, 1)), (3,), "(got -1.0). Fix: let the inner spec begin above zero"),
+        (Power(Arange(0, 1), -1), (3,), "power(arange(0, 1), -1): is a view of numbers that it is"),
+        (Power(Arange(1, 1), 200), (9,), "power(arange(1, 1), 200): has values beyond the range"),
+        (SinCos((3,)), (4, 2), "sincos((3,)): needs 3 rows of a width that divides by 2 (got (4"),
+        (SinCos((2, 2)), (4, 6), "of a width that divides by 4 (got (4, 6)). Fix: set grid="),
+        (Hadamard(), (3,), "hadamard(): needs a matrix or a convolution weight (got (3,))"),
+        (Mirrored(Identity()), (4, 3), "needs axis 1 of even length (got (4, 3))"),
+        (Mirrored(Identity()), (4, 4, 4), "identity(): needs a matrix of two axes"),
+        (Joint(Complements(1), 0, "a"), (3, 4), "complements(1): needs an even rank (got 3)"),
+        (Joint(Complements(1), 0, "a"), (4,), "needs a matrix of two axes (got (4,))"),
+        (Joint(NearIdentity(1, 1, 2), 0, "a"), (3, 4), "needs a rank that divides into 2 heads"),
+        (Joint(NearIdentity(1, 1), 0, "a"), (5, 4), "each of at most the width (got (5, 4)). Fix"),
         (Value.of(np.zeros(2)), (3,), "value: holds a tensor of shape (2,) (got (3,)). Fix"),
     ],
     ids=label,
@@ -344,6 +499,10 @@ def test_wrong_types_are_refused_where_types_are_not_checked_at_run_time() -> No
         ("parse('normal(keep)')", "normal: std: is not a number (got Keep())"),
         ("parse('blocks([normal(1)])')", "blocks: is not a part"),
         ('parse(\'value("int8", 3, "")\')', "value: shape: is not a tuple of sizes (got 3)"),
+        ("Joint(Normal(1), 0, 'a')", "joint: of: is not a law of two parameters (got 'normal(1)')"),
+        ("Joint(Complements(1), 0, 3)", "joint: key: is not a name (got 3)"),
+        ("SinCos((3,), interleaved=1)", "sincos: interleaved: is not a truth value (got 1)"),
+        ("Mirrored(Identity(), 0)", "mirrored: axes: is not a tuple of axes (got 0)"),
         ("draw(Normal(1), seed=1.5, name='w', shape=(1,))", "seed: is not an integer in [0, 2^64)"),
     ]
     program = (
@@ -383,6 +542,14 @@ def test_scaling_scales_the_moments(case: tuple[Spec, tuple[int, ...]], factor: 
         (TruncatedNormal(1, 1, (-INF, 2)), -2, TruncatedNormal(2, -2, (-2, INF))),
         (Sparse(0.5, 1), -2, Sparse(0.5, 2)),
         (Dirac(3, groups=2), -2, Dirac(-6, groups=2)),
+        (Arange(1, 2), -2, Arange(-2, -4)),
+        (LogUniform(1, 2), -2, Power(LogUniform(1, 2), 1, -2)),
+        (LogUniform(1, 2), 1, LogUniform(1, 2)),
+        (Power(LogUniform(1, 2), 3, 2, 1), -2, Power(LogUniform(1, 2), 3, -4, -2)),
+        (Hadamard(3), -2, Hadamard(-6)),
+        (Mirrored(Identity(3)), -2, Mirrored(Identity(-6))),
+        (SinCos((3,)), -2, SinCos((3,), gain=-2)),
+        (Joint(NearIdentity(1, 1), 0, "a"), -2, Joint(NearIdentity(1, 1), 0, "a", gain=-2)),
         (Value.of(np.float32([1, 2])), -2, Value.of(np.float32([-2, -4]))),
         (Blocks((Part(0, 0, 2, Normal(1)),)), -2, Blocks((Part(0, 0, 2, Normal(2)),))),
     ],

@@ -16,15 +16,26 @@ from initium._plan.plan import Entry, Plan
 from initium._tables import Fold, fold
 from initium.errors import PlanError
 from initium.spec import (
+    Arange,
     Blocks,
+    Complements,
     Constant,
     DeltaOrthogonal,
     Dirac,
+    Hadamard,
     Identity,
+    InverseSoftplus,
+    Joint,
     Keep,
+    Logarithm,
+    LogUniform,
+    Mirrored,
+    NearIdentity,
     Normal,
     Orthogonal,
     Part,
+    Power,
+    SinCos,
     Sparse,
     Spec,
     TruncatedNormal,
@@ -76,6 +87,64 @@ def dirac(tensor, gain, groups):
     for row in range(groups * rows):
         if row % rows < tensor.shape[1]:
             tensor[(row, row % rows, *(size // 2 for size in tensor.shape[2:]))] = gain
+''',
+    "ramp": '''
+def ramp(tensor, start, step, axis):
+    """start + step i along one axis, in the shape of `tensor`."""
+    values = start + step * torch.arange(tensor.shape[axis], dtype=torch.float64)
+    return values.movedim(0, -1).expand(tensor.movedim(axis, -1).shape).movedim(-1, axis)
+''',
+    "sincos": '''
+def sincos(tensor, grid, prefix, base, interleaved, gain):
+    """Sines and cosines of the points of a grid, the last axis first, after `prefix` zero rows."""
+    count = tensor.shape[-1] // (2 * len(grid))
+    frequencies = base ** (-torch.arange(count, dtype=torch.float64) / count)
+    points = torch.meshgrid(*(torch.arange(size) for size in grid), indexing="ij")
+    angles = [point.reshape(-1, 1) * frequencies for point in reversed(points)]
+    pairs = [torch.stack([angle.sin(), angle.cos()], 2 if interleaved else 1) for angle in angles]
+    table = torch.cat([pair.flatten(1) for pair in pairs], 1)
+    tensor.copy_(torch.cat([torch.zeros(prefix, table.shape[1]), table]) * gain)
+''',
+    "hadamard": '''
+def hadamard(tensor, gain):
+    """The corner of a normalised Hadamard matrix, at the centre tap of a convolution."""
+    made = torch.ones(1, 1)
+    while made.shape[0] < max(tensor.shape[:2]):
+        made = torch.cat([torch.cat([made, made], 1), torch.cat([made, -made], 1)])
+    corner = made[: tensor.shape[0], : tensor.shape[1]] * gain / made.shape[0] ** 0.5
+    nn.init.zeros_(tensor)
+    tensor[(slice(None), slice(None), *(size // 2 for size in tensor.shape[2:]))] = corner
+''',
+    "mirrored": '''
+def mirrored(tensor, axes, fill):
+    """Along each of `axes`, the second half is minus the first."""
+    shape = [size // 2 if axis in axes else size for axis, size in enumerate(tensor.shape)]
+    made = torch.empty(shape)
+    fill(made)
+    for axis in axes:
+        made = torch.cat([made, -made], axis)
+    tensor.copy_(made)
+''',
+    "near_identity": '''
+def near_identity(key, rank, width, noise, identity, heads, made={}):
+    """The two factors, as rows, of the best approximations of noise Z + identity I."""
+    if key not in made:
+        pairs = []
+        for _ in range(heads):
+            near = noise / width**0.5 * torch.randn(width, width) + identity * torch.eye(width)
+            left, scale, right = torch.linalg.svd(near)
+            size = rank // heads
+            root = scale[:size, None].sqrt() * (torch.randint(2, (size, 1)) * 2 - 1)
+            pairs.append((left.T[:size] * root, right[:size] * root))
+        made[key] = [torch.cat(rows) for rows in zip(*pairs)]
+    return made[key]
+''',
+    "complement": '''
+def complement(key, member, rank, width, std, made={}):
+    """Rows of one of two factors whose product is zero."""
+    if key not in made:
+        made[key] = nn.init.orthogonal_(torch.empty(rank, rank))
+    return std * made[key][member::2].T @ torch.randn(rank // 2, width)
 ''',
     "stored": '''
 def stored(data, dtype, shape):
@@ -188,9 +257,54 @@ def _call(target: str, spec: Spec) -> str:
             return f"nn.init.eye_({target}).mul_({gain!r})"
         case Sparse(sparsity, std):
             return f"nn.init.sparse_({target}, sparsity={sparsity!r}, std={std!r})"
+        case Arange() | LogUniform() | Logarithm() | InverseSoftplus() | Power():
+            return f"{target}.copy_({_pointwise(target, spec)})"
+        case SinCos(grid, prefix, base, interleaved, gain):
+            return f"sincos({target}, {grid}, {prefix}, {base!r}, {interleaved}, {gain!r})"
+        case Hadamard(gain):
+            return f"hadamard({target}, {gain!r})"
+        case Mirrored(of, axes):
+            return f"mirrored({target}, {axes}, lambda half: {_call('half', of)})"
+        case Joint():
+            return f"{target}.copy_({_joint(target, spec)})"
         case Value(dtype, shape, data):
             return f"{target}.copy_(stored({data!r}, torch.{dtype}, {shape}))"
     raise PlanError("has no form in plain torch", where=target, value=str(spec))
+
+
+def _pointwise(target: str, spec: Spec) -> str:
+    """The values of a ramp, a log-uniform spec or a view, in the shape of ``target``."""
+    match spec:
+        case Constant(value):
+            return f"torch.full_like({target}, {value!r}, dtype=torch.float32)"
+        case Uniform(low, high):
+            return f"torch.empty_like({target}, dtype=torch.float32).uniform_({low!r}, {high!r})"
+        case LogUniform():
+            low, high = spec.window
+            return (
+                f"torch.empty_like({target}, dtype=torch.float32).uniform_({low!r}, {high!r}).exp()"
+            )
+        case Arange(start, step, axis):
+            return f"ramp({target}, {start!r}, {step!r}, {axis})"
+        case Logarithm(of):
+            return f"{_pointwise(target, of)}.log()"
+        case InverseSoftplus(of, floor):
+            return f"{_pointwise(target, of)}.clamp(min={floor!r}).expm1().log()"
+        case Power(of, exponent, scale, shift):
+            inner = _pointwise(target, of)
+            return f"({inner}.pow({exponent!r}) * {scale!r} + {shift!r})"
+    raise PlanError("has no form in plain torch", where=target, value=str(spec))
+
+
+def _joint(target: str, spec: Joint) -> str:
+    sizes = f"{target}.shape[{spec.axis}], {target}.shape[{1 - spec.axis}]"
+    match spec.of:
+        case NearIdentity(noise, identity, heads):
+            made = f"near_identity({spec.key!r}, {sizes}, {noise!r}, {identity!r}, {heads})"
+            rows = f"{made}[{spec.member}]"
+        case Complements(std):
+            rows = f"complement({spec.key!r}, {spec.member}, {sizes}, {std!r})"
+    return f"{spec.gain!r} * {rows}{'.T' if spec.axis else ''}"
 
 
 def _truncated(target: str, spec: TruncatedNormal) -> str:

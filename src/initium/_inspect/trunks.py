@@ -8,7 +8,7 @@ them: a stream belongs to the trunk of the one stream that everything in it was 
 from __future__ import annotations
 
 from initium._inspect.flow import Flow
-from initium._inspect.graph import Value
+from initium._inspect.graph import Node, Value
 from initium._inspect.operators import LOOKUP
 from initium._inspect.residual import Addition, Streams
 
@@ -53,19 +53,40 @@ def _source(flow: Flow, streams: Streams, origin: Value) -> Addition | None:
 
 
 def inside(flow: Flow, streams: Streams) -> dict[str, tuple[int, int]]:
-    """Parameter -> (stream, depth) of the branch that it stands in, writer or not."""
+    """Parameter -> (stream, depth) of the branch that it stands in, writer or not.
+
+    A branch is what stands between the stream and a sum: made from the one, needed by the other.
+    """
     found: dict[str, tuple[int, int]] = {}
     for addition in streams.additions:
-        stack, seen = [addition.branch], {addition.branch.id, addition.skip.id}
-        while stack and len(seen) < FAR:
-            here = stack.pop()
-            node = here.node
-            if node is None or here.id in streams.by_value or here.id in streams.origins:
-                continue
-            for use in flow.uses.by_node.get(node.id, ()):
-                found.setdefault(use.parameter, (addition.stream, addition.depth))
-            for value in flow.signals(node):
-                if value.id not in seen:
-                    seen.add(value.id)
-                    stack.append(value)
+        base = _base(flow, addition)
+        nodes = _needed(flow, streams, addition, base)
+        made = set(base)
+        for node in sorted(nodes, key=lambda node: node.id):
+            if any(value.id in made for value in node.inputs):
+                made.update(value.id for value in node.outputs)
+                for use in flow.uses.by_node.get(node.id, ()):
+                    found.setdefault(use.parameter, (addition.stream, addition.depth))
     return found
+
+
+def _base(flow: Flow, addition: Addition) -> set[int]:
+    """The values that carry the stream into a sum: the skip, and what a shortcut has read."""
+    read = [addition.skip, *(use.data for use in addition.shortcut if use.data is not None)]
+    return {step.id for value in read for step, _ in flow.back(value, norms=True)}
+
+
+def _needed(flow: Flow, streams: Streams, addition: Addition, base: set[int]) -> list[Node]:
+    """The nodes behind a branch, back to the stream or to another sum."""
+    nodes: list[Node] = []
+    stack, seen = [addition.branch], {addition.branch.id}
+    while stack and len(seen) < FAR:
+        here = stack.pop()
+        if here.node is None or here.id in base or here.id in streams.by_value:
+            continue
+        nodes.append(here.node)
+        for value in flow.signals(here.node):
+            if value.id not in seen:
+                seen.add(value.id)
+                stack.append(value)
+    return nodes

@@ -137,6 +137,7 @@ def _buffer(buffer: BufferView, view: ModelView) -> Entry:
         aliases=tuple(
             other.name for other in view.buffers.values() if other.tied_to == buffer.name
         ),
+        persistent=buffer.persistent,
     )
 
 

@@ -80,7 +80,14 @@ def diff(before: Plan, after: Plan) -> PlanDiff:
 
 
 def _facts(entry: Entry) -> tuple[object, ...]:
-    return entry.spec, entry.shape, entry.dtype, entry.aliases, entry.lr
+    return (
+        entry.spec,
+        entry.shape,
+        entry.dtype,
+        entry.aliases,
+        entry.lr,
+        entry.persistent,
+    )
 
 
 def _told(entry: Entry, other: Entry) -> str:
@@ -91,6 +98,8 @@ def _told(entry: Entry, other: Entry) -> str:
         told.append(entry.dtype)
     if entry.lr != other.lr:
         told.append(f"lr x{number(entry.lr)}")
+    if entry.persistent != other.persistent:
+        told.append("persistent" if entry.persistent else "not persistent")
     if entry.aliases != other.aliases:
         told.append(f"tied to {', '.join(entry.aliases)}" if entry.aliases else "untied")
     return " ".join(told)

@@ -28,7 +28,7 @@ VERSION = 1
 BUFFER = "buffer"
 HEADER = ("initium", "version", "stream", "model", "recipe", "seed", "entries")
 REQUIRED = ("spec", "shape", "dtype", "role", "reason")
-OPTIONAL = ("evidence", "aliases", "lr")
+OPTIONAL = ("evidence", "aliases", "lr", "persistent")
 NEEDS = ("what", "value", "where", "who", "source")
 AGAIN = "save the plan again, or correct this place by hand"
 
@@ -92,6 +92,8 @@ def _to_data(plan: Plan) -> dict[str, Any]:
             told["aliases"] = list(entry.aliases)
         if entry.lr != 1.0:
             told["lr"] = entry.lr
+        if not entry.persistent:
+            told["persistent"] = False
         entries[name] = told
     needs = [{key: getattr(need, key) for key in NEEDS} for need in plan.needs]
     return {
@@ -222,6 +224,7 @@ class _Reader:
             evidence=self.string(data, "evidence", name) if "evidence" in data else "",
             aliases=tuple(str(alias) for alias in aliases),
             lr=self.number(data, "lr", name) if "lr" in data else 1.0,
+            persistent=self.boolean(data, "persistent", name) if "persistent" in data else True,
         )
 
     def keys(
@@ -262,6 +265,12 @@ class _Reader:
         if not fits or not math.isfinite(value):
             raise self.error(data, key, "must be a finite number", value, AGAIN, of)
         return float(value)
+
+    def boolean(self, data: Mapping[Any, Any], key: str, of: str) -> bool:
+        """True or false."""
+        if not isinstance(data[key], bool):
+            raise self.error(data, key, "must be true or false", data[key], AGAIN, of)
+        return bool(data[key])
 
     def sequence(self, data: Mapping[Any, Any], key: str, of: str) -> tuple[Any, ...]:
         """A list, as a tuple."""

@@ -11,6 +11,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from initium._plan.places import VARIABLES
 from initium.errors import RecipeError, SpecError, near
@@ -129,23 +130,31 @@ class Formula:
         )
 
     def _tree(self) -> ast.Expression:
-        try:
-            return ast.parse(self.text.strip(), mode="eval")
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            raise RecipeError(
-                "is not of the form name(value, key=value)",
-                where="formula",
-                value=self.text,
-                fix='write it as "normal(0.02 / sqrt(2 * layers))"',
-            ) from None
+        return _parsed(self.text)
 
 
-class _Calculated(ast.NodeTransformer):
-    """Replaces arithmetic by its value, and leaves everything else to the parser of specs."""
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> ast.Expression:
+    try:
+        return ast.parse(text.strip(), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise RecipeError(
+            "is not of the form name(value, key=value)",
+            where="formula",
+            value=text,
+            fix='write it as "normal(0.02 / sqrt(2 * layers))"',
+        ) from None
+
+
+class _Calculated(ast.NodeVisitor):
+    """Arithmetic replaced by its value; everything else is left to the parser of specs."""
 
     def __init__(self, formula: Formula, values: Mapping[str, float]) -> None:
         self.formula = formula
         self.values = values
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        return node
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
         return self._value(node)
@@ -156,13 +165,17 @@ class _Calculated(ast.NodeTransformer):
     def visit_Name(self, node: ast.Name) -> ast.expr:
         return self._value(node) if node.id in VARIABLES else node
 
+    def visit_Tuple(self, node: ast.Tuple) -> ast.expr:
+        return ast.Tuple([self.visit(item) for item in node.elts], ast.Load())
+
     def visit_Call(self, node: ast.Call) -> ast.expr:
         if isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS:
             return self._value(node)
-        node.args = [self.visit(item) for item in node.args]
-        for keyword in node.keywords:
-            keyword.value = self.visit(keyword.value)
-        return node
+        return ast.Call(
+            node.func,
+            [self.visit(item) for item in node.args],
+            [ast.keyword(item.arg, self.visit(item.value)) for item in node.keywords],
+        )
 
     def _value(self, node: ast.expr) -> ast.expr:
-        return ast.parse(repr(float(self.formula.calculate(node, self.values))), mode="eval").body
+        return ast.Constant(float(self.formula.calculate(node, self.values)))

@@ -32,6 +32,7 @@ VARIABLES: Mapping[str, str] = {
 """The variables of a formula, and what each means."""
 
 CLOSING = ("mlp_down", "attn_out")
+READERS = frozenset({"attn_q", "attn_k", "attn_v", "attn_qkv", "mlp_up", "mlp_gate", "mlp_gate_up"})
 
 
 def variables(view: ParameterView, model: ModelView) -> dict[str, float]:
@@ -90,6 +91,9 @@ def _widths(model: ModelView) -> dict[int | None, float]:
         found[None] = max(tables, key=lambda view: view.numel).shape[-1]
     elif heads:
         found[None] = max(heads, key=lambda view: view.numel).fan_in or 0
+    else:
+        fans = [view.fan_in for view in model.owners if view.role in READERS and view.fan_in]
+        found.update({None: max(fans)} if fans else {})
     return found
 
 

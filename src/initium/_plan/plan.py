@@ -1,12 +1,12 @@
 """The plan: for every parameter and buffer a spec, with the reason and the evidence.
 
-A plan is pure, immutable data. The methods that need torch (apply, tensor, to_torch) are one-line
-delegates that import the code that does the work when they are called.
+A plan is pure, immutable data. The methods that need torch (apply, tensor, write, to_torch) are
+one-line delegates that import the code that does the work when they are called.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
     import torch.nn
 
+    import initium._fill.write
     import initium._plan.diff
 
 __all__ = ["Entry", "Plan"]
@@ -39,6 +40,7 @@ class Entry:
         evidence: how the role is known.
         aliases: the other names under which a tied tensor is held.
         lr: multiplier of the learning rate that the recipe asks for.
+        persistent: whether a state dict holds it; only buffers may say no.
     """
 
     spec: Spec
@@ -49,6 +51,7 @@ class Entry:
     evidence: str = ""
     aliases: tuple[str, ...] = ()
     lr: float = 1.0
+    persistent: bool = True
 
     @cached_property
     def _moments(self) -> Moments:
@@ -147,6 +150,52 @@ class Plan:
         from initium._fill.tensor import tensor
 
         return tensor(self, name, index)
+
+    def write(
+        self,
+        directory: str | Path,
+        dtype: str | torch.dtype | None = None,
+        shard_size: int | str = "5GB",
+        *,
+        overwrite: bool = False,
+        part: tuple[int, int] = (0, 1),
+        progress: Callable[[int, int], object] | None = None,
+    ) -> initium._fill.write.Written:
+        """Write a checkpoint as sharded safetensors, without a model and in bounded memory.
+
+        The files are ``model.safetensors``, or ``model-00001-of-00003.safetensors`` ... and
+        ``model.safetensors.index.json``, as transformers reads them: what a state dict holds, tied
+        tensors once, under their owner's name; the bits are those of :meth:`apply`. Each file has
+        a temporary name until it is whole. A write that was interrupted is called again, keeps what
+        is finished and ends in the same bytes.
+
+        Args:
+            directory: made if it does not exist.
+            dtype: of everything that is floating, instead of the planned dtypes.
+            shard_size: the most tensor bytes of one file, as a number or a text such as ``"500MB"``
+                (10^6) or ``"4GiB"`` (2^30); a tensor that is larger has a file of its own.
+            overwrite: remove another checkpoint from the directory first.
+            part: ``(i, n)``: of n processes this is number i, from 0, and writes every n-th file;
+                the last one to finish writes the index.
+            progress: called with the bytes written so far and in all, after each block.
+
+        Raises:
+            PlanError: an entry that is kept as the model has it, or cannot be stored; a wrong
+                dtype, size or part. Nothing has been written then.
+            OutputError: another checkpoint is there, too little space, a file that cannot be
+                written. Finished files stay, and the message says how to go on.
+
+        Example:
+            >>> import tempfile, torch, initium
+            >>> plan = initium.plan(torch.nn.Linear(3, 2), "he")
+            >>> with tempfile.TemporaryDirectory() as directory:
+            ...     plan.write(directory, dtype="bfloat16").files
+            ('model.safetensors',)
+        """
+        from initium._fill.write import write
+
+        return write(self, directory, dtype, shard_size, overwrite=overwrite, part=part,
+                     progress=progress)  # fmt: skip
 
     def parameter_groups(
         self, model: torch.nn.Module, lr: float, weight_decay: float = 0.0

@@ -21,6 +21,8 @@ __all__ = [
     "INPUTS",
     "OTHERS",
     "is_expert",
+    "is_gated_up",
+    "on_stream",
     "one_of",
     "std_text",
     "transformer",
@@ -31,9 +33,7 @@ ATTENTION = ("attn_q", "attn_k", "attn_v", "attn_qkv")
 FEED_FORWARD = ("mlp_up", "mlp_gate", "mlp_gate_up")
 INPUTS = (*ATTENTION, *FEED_FORWARD)
 OUTPUTS = ("attn_out", "mlp_down")
-OTHERS = tuple(
-    role for role in MATRICES if role not in (*INPUTS, *OUTPUTS, "head", "router")
-)
+OTHERS = tuple(role for role in MATRICES if role not in (*INPUTS, *OUTPUTS, "head", "router"))
 
 
 def transformer(
@@ -47,6 +47,7 @@ def transformer(
     router: Action | None = None,
     position: Action | None = None,
     others: Action | None = None,
+    lr: float | str = 1.0,
     first: tuple[Rule, ...] = (),
     needs: Needs = (),
 ) -> Recipe:
@@ -59,14 +60,16 @@ def transformer(
         embedding: tables of tokens, and a head that is tied to one.
         out: matrices that write to a residual stream; as the inputs by default.
         head: the output head; as the inputs by default.
-        router: as the inputs by default.
+        router: one on a residual stream; as the inputs by default.
         position: learned positions; as the embeddings by default.
         others: any other matrix; as the inputs by default.
+        lr: the learning rate's multiplier of all matrices but the head.
         first: rules that stand before all of these.
         needs: what it needs outside the weights.
     """
     rules = (
         *first,
+        *((_router(router, source, lr),) if router is not None else ()),
         *BASICS,
         Rule(embedding, role="embedding", reason=f"{source}: embeddings."),
         Rule(embedding, role="head", tied=True, reason=f"{source}: a head tied to the embedding."),
@@ -75,26 +78,32 @@ def transformer(
             embedding, role="token", reason=f"{source} has no such tokens: drawn as its embeddings."
         ),
         Rule(head or inputs, role="head", reason=f"{source}: output head."),
-        Rule(router or inputs, role="router", reason=f"{source}: router."),
         Rule(
             out or inputs,
             role=MATRICES,
             writes=True,
+            lr=lr,
             reason=f"{source}: writes to the residual stream.",
         ),
-        Rule(inputs, role=INPUTS, reason=f"{source}: input matrices."),
+        Rule(inputs, role=(*INPUTS, "router"), lr=lr, reason=f"{source}: input matrices."),
         Rule(
             inputs,
             role=OUTPUTS,
+            lr=lr,
             reason=f"{source}: no residual stream is seen here, so as its input matrices.",
         ),
         Rule(
             others or inputs,
             role=OTHERS,
+            lr=lr,
             reason=f"{source} names no such matrix: drawn as its input matrices.",
         ),
     )
     return Recipe(text, rules, needs)
+
+
+def _router(action: Action, source: str, lr: float | str) -> Rule:
+    return Rule(action, role="router", when=on_stream, lr=lr, reason=f"{source}: router.")
 
 
 def std_text(std: float) -> str:
@@ -117,6 +126,16 @@ def truncated(std: str, cut: str = "3") -> str:
     return f"truncated_normal({std}, cut={cut}, compensated=False)"
 
 
+def on_stream(view: ParameterView) -> bool:
+    """Whether a weight is seen on a residual stream, where layers and blocks are counted."""
+    return view.trunk is not None and view.trunk_depth is not None
+
+
+def is_gated_up(view: ParameterView) -> bool:
+    """Whether a weight on a stream is multiplied by a gate."""
+    return view.gated and on_stream(view)
+
+
 def is_expert(view: ParameterView) -> bool:
     """Whether a weight stacks the matrices of several experts."""
     return any(block.stacked for block in view.blocks)
@@ -130,5 +149,5 @@ def one_of(recipe: str, argument: str, value: object, choices: tuple[str, ...]) 
     """
     if value not in choices:
         raise RecipeError(
-            f"is not a {argument} of {recipe}", where=argument, value=value, choices=choices
+            "is not one that it knows", where=f"{recipe}: {argument}", value=value, choices=choices
         )

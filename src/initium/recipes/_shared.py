@@ -9,11 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from initium._plan.layout import Matrix, matrices, per_matrix
-from initium._plan.rules import Choice, Rule
+from initium._plan.rules import Choice, Rule, decide
 from initium._scheme import schemes
 from initium._text import format_number
 from initium._types import MATRIX_ROLES, ModelView, ParameterView
-from initium.spec import Constant, Keep, Normal, Spec
+from initium.errors import RecipeError
+from initium.spec import (
+    Arange,
+    Constant,
+    InverseSoftplus,
+    Keep,
+    Logarithm,
+    LogUniform,
+    Normal,
+    Spec,
+    Uniform,
+)
 
 __all__ = [
     "BASICS",
@@ -26,6 +37,7 @@ __all__ = [
     "gain_text",
     "matrix_rule",
     "out_text",
+    "own_constant",
 ]
 
 MATRICES = tuple(sorted(MATRIX_ROLES - {"lora_a", "lora_b"}))
@@ -37,7 +49,8 @@ def _neutral(view: ParameterView, model: ModelView) -> Choice:
     return Choice(Constant(value), "A normalisation starts without scaling.")
 
 
-def _own_constant(view: ParameterView, model: ModelView) -> Choice:
+def own_constant(view: ParameterView, model: ModelView) -> Choice:
+    """A scale as its architecture has it."""
     if view.constant is not None:
         return Choice(Constant(view.constant), "A scale keeps the constant of its architecture.")
     if not view.on_meta:
@@ -48,6 +61,27 @@ def _own_constant(view: ParameterView, model: ModelView) -> Choice:
 def _lora_a(view: ParameterView, model: ModelView) -> Choice:
     spec = per_matrix(view, lambda matrix: schemes.kaiming_uniform(matrix.fan_in))
     return Choice(spec, "U(+-1/sqrt(fan_in)) as the LoRA code has it; B starts at zero.")
+
+
+def _state_space(view: ParameterView, model: ModelView) -> Choice:
+    """Its constructor's values; Mamba's formulas where there are none."""
+    if not view.on_meta:
+        return Choice(
+            Keep(), "A state-space parameter keeps the structured values of its constructor."
+        )
+    if view.role == "ssm_d":
+        return Choice(Constant(1.0), "A state-space skip without values starts at one, as Mamba's.")
+    if view.role == "ssm_a":
+        rows = len(view.shape) > 1
+        spec: Spec = Logarithm(Arange(1, 1)) if rows else Logarithm(Uniform(1, 16))
+        return Choice(spec, f"A decay without values starts as in Mamba{'' if rows else '-2'}.")
+    if len(view.shape) > 1:
+        bound = view.shape[1] ** -0.5
+        return Choice(Uniform(-bound, bound), "Mamba's step sizes: U(+-1/sqrt(dt_rank)).")
+    return Choice(
+        InverseSoftplus(LogUniform(0.001, 0.1), 1e-4),
+        "Step sizes without values start log-uniform in [0.001, 0.1], as Mamba's.",
+    )
 
 
 def _unknown(view: ParameterView, model: ModelView) -> Choice:
@@ -69,17 +103,23 @@ FROZEN_POSITIONS = Rule(
 BASICS = (
     Rule("constant(0)", role=("bias", "norm_bias"), reason="Biases start at zero."),
     Rule(_neutral, role="norm_scale"),
-    Rule(_own_constant, role="scale"),
+    Rule(own_constant, role="scale"),
     Rule(_lora_a, role="lora_a"),
     Rule("constant(0)", role="lora_b", reason="A low-rank update starts at zero."),
-    Rule(
-        "keep",
-        role=("ssm_a", "ssm_d", "ssm_dt"),
-        reason="A state-space parameter keeps the structured values of its constructor.",
-    ),
+    Rule(_state_space, role=("ssm_a", "ssm_d", "ssm_dt")),
     FROZEN_POSITIONS,
     Rule(_unknown, role="unknown"),
 )
+
+
+def basics(view: ParameterView, model: ModelView) -> Choice:
+    """What :data:`BASICS` makes of a parameter of one of their roles."""
+    choice, _ = decide(BASICS, view, model)
+    if choice is None:
+        raise RecipeError(f"the basics say nothing of the role {view.role}", where=view.name)
+    return choice
+
+
 UNSAID = (
     Rule(
         "normal(0.02)",

@@ -165,9 +165,7 @@ def nanochat(documented: bool = False) -> Recipe:
             Rule(_ramp(1.15, 1.05), name="*resid_lambdas", reason="nanochat: 1.15 down to 1.05."),
             Rule(_ramp(0.20, 0.05), name="*x0_lambdas", reason="nanochat: 0.20 down to 0.05."),
             *(Rule(act, name=name, reason=f"nanochat: {why}") for name, act, why in named),
-            Rule(
-                feed_forward, role=FEED_FORWARD, writes=False, reason="nanochat: into the MLP."
-            ),
+            Rule(feed_forward, role=FEED_FORWARD, writes=False, reason="nanochat: into the MLP."),
         ),
         needs=NANOCHAT_NEEDS,
     )

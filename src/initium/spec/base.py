@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import ClassVar
 
+import numpy as np
+
 from initium._text import format_number
 from initium.errors import SpecError
 
@@ -27,6 +29,7 @@ __all__ = [
     "integer",
     "mixture",
     "number",
+    "weighted",
 ]
 
 FLOAT32_MAX = 3.4028234663852886e38
@@ -95,6 +98,26 @@ def mixture(parts: Iterable[tuple[float, Moments]]) -> Moments:
         low=min(lows),
         high=max(highs),
         skewness=math.fsum(third) / total / variance**1.5 if shaped else None,
+    )
+
+
+def weighted(values: np.ndarray, weights: np.ndarray) -> Moments:
+    """Moments of these values with these weights (any positive scale), summed exactly."""
+    total = math.fsum(weights)
+    mean = math.fsum(values * weights) / total
+    deviation = values - mean
+    square = deviation * deviation
+    second, third, fourth = (
+        math.fsum(term * weights) / total for term in (square, square * deviation, square * square)
+    )
+    shaped = second**2 > 0
+    return Moments(
+        mean=mean,
+        std=math.sqrt(second),
+        kurtosis=fourth / second**2 if shaped else None,
+        low=float(values.min()),
+        high=float(values.max()),
+        skewness=third / second**1.5 if shaped else None,
     )
 
 

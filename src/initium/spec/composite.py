@@ -1,6 +1,7 @@
 """Specs made of others, and those that are not random: blocks, literal values, leaving alone.
 
-Not covered: several parameters drawn jointly, and views such as inverse softplus.
+Not covered: several parameters drawn jointly (:mod:`initium.spec.joint`), and functions of a spec
+(:mod:`initium.spec.views`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 
 from initium.errors import SpecError
-from initium.spec.base import UNKNOWN, Moments, Spec, call_text, integer, mixture, number
+from initium.spec.base import UNKNOWN, Moments, Spec, call_text, integer, mixture, number, weighted
 
 __all__ = ["Blocks", "Keep", "Part", "Value"]
 
@@ -280,18 +281,7 @@ class Value(Spec):
         values = array.astype(np.float64)
         if not np.isfinite(values).all():
             return UNKNOWN
-        mean = float(values.mean())
-        deviation = values - mean
-        variance = float((deviation**2).mean())
-        shaped = variance**2 > 0
-        return Moments(
-            mean=mean,
-            std=math.sqrt(variance),
-            kurtosis=float((deviation**4).mean()) / variance**2 if shaped else None,
-            low=float(values.min()),
-            high=float(values.max()),
-            skewness=float((deviation**3).mean()) / variance**1.5 if shaped else None,
-        )
+        return weighted(values.reshape(-1), np.ones(values.size))
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Specs that know which axes of a weight are its outputs and inputs.
 
-Covered: orthogonal, its delta form for convolutions, Dirac, identity, sparse. Convolution weights
-are ``[out, in / groups, *field]``, as in torch. Not covered: a transposed convolution's
-``[in, out, *field]`` for the delta and Dirac forms.
+Covered: orthogonal, its delta form for convolutions, Dirac, identity, Hadamard, sparse, and
+mirrored forms. Convolution weights are ``[out, in / groups, *field]``, as in torch. Not covered:
+a transposed convolution's ``[in, out, *field]`` for the delta and Dirac forms.
 """
 
 from __future__ import annotations
@@ -10,13 +10,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import ClassVar
 
 from initium.errors import SpecError
 from initium.spec.base import Moments, Spec, at, integer, mixture, number
 from initium.spec.elementwise import Normal
 
-__all__ = ["DeltaOrthogonal", "Dirac", "Identity", "Orthogonal", "Sparse"]
+__all__ = [
+    "DeltaOrthogonal",
+    "Dirac",
+    "Hadamard",
+    "Identity",
+    "Mirrored",
+    "Orthogonal",
+    "Sparse",
+]
 
 
 @dataclass(frozen=True)
@@ -197,6 +206,125 @@ class Identity(Spec):
 
     def _moments(self, shape: tuple[int, ...]) -> Moments:
         return _ones(self.gain, min(shape), math.prod(shape))
+
+
+@dataclass(frozen=True)
+class Hadamard(Spec):
+    """The upper left corner of ``gain`` H / sqrt(p), with H the Hadamard matrix of Sylvester.
+
+    p is the least power of two that is neither below the rows nor the columns, so that the columns
+    (rows) of a tall (wide) matrix are orthogonal where p equals the longer side. A convolution
+    weight has the matrix at its centre tap and zeros elsewhere.
+
+    Source: Zhao, Schaefer and Anandkumar 2022, arXiv:2110.12661, algorithm 1.
+
+    Example:
+        >>> Hadamard().moments((16, 4)).high
+        0.25
+    """
+
+    name: ClassVar[str] = "hadamard"
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "gain", number(self.name, "gain", self.gain))
+
+    def check(self, shape: Sequence[int]) -> None:
+        if len(shape) < 2:
+            raise SpecError(
+                "needs a matrix or a convolution weight",
+                where=str(self),
+                value=tuple(shape),
+                fix="use constant(value) for a vector",
+            )
+
+    def order(self, shape: Sequence[int]) -> int:
+        """p, the order of the matrix that it is a corner of."""
+        longest = max(shape[0], shape[1])
+        return 1 << (longest - 1).bit_length()
+
+    def scaled(self, factor: float) -> Hadamard:
+        return Hadamard(self.gain * number("scaled", "factor", factor))
+
+    def _moments(self, shape: tuple[int, ...]) -> Moments:
+        rows, columns = shape[:2]
+        value = self.gain / math.sqrt(self.order(shape))
+        size, taps = rows * columns, math.prod(shape[2:])
+        plus = (size + _signs(rows, columns)) // 2
+        return mixture([(plus, at(value)), (size - plus, at(-value)), ((taps - 1) * size, at(0.0))])
+
+
+@lru_cache(maxsize=256)
+def _signs(rows: int, columns: int) -> int:
+    """The sum of the upper left corner of the Hadamard matrix, by its four quarters."""
+    if min(rows, columns) <= 1:
+        return rows * columns
+    half = 1 << ((max(rows, columns) - 1).bit_length() - 1)
+    top, left = min(rows, half), min(columns, half)
+    below, right = rows - top, columns - left
+    return _signs(top, left) + _signs(below, left) + _signs(top, right) - _signs(below, right)
+
+
+@dataclass(frozen=True)
+class Mirrored(Spec):
+    """Along each of ``axes`` the second half is minus the first; ``of`` describes what is left.
+
+    A matrix [[W, -W], [-W, W]] after a ReLU, or [W; -W] before it, makes pairs of units of which
+    one is active at a time, so that the network starts linear.
+
+    Args:
+        of: the spec of W: orthogonal, delta_orthogonal, identity, dirac or hadamard.
+        axes: those that are mirrored, of even length.
+
+    Source: Balduzzi et al. 2017, arXiv:1702.08591, "looks linear".
+
+    Example:
+        >>> print(Mirrored(Orthogonal(), axes=(0,)))
+        mirrored(orthogonal(), axes=(0,))
+    """
+
+    name: ClassVar[str] = "mirrored"
+    of: Spec
+    axes: tuple[int, ...] = (0, 1)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.of, (Orthogonal, DeltaOrthogonal, Identity, Dirac, Hadamard)):
+            raise SpecError(
+                "cannot be mirrored",
+                where=f"{self.name}: of",
+                value=str(self.of),
+                choices=("orthogonal", "delta_orthogonal", "identity", "dirac", "hadamard"),
+            )
+        if not isinstance(self.axes, (tuple, list)):
+            raise SpecError("is not a tuple of axes", where="mirrored: axes", value=self.axes)
+        axes = tuple(integer(self.name, "axes", axis) for axis in self.axes)
+        if not axes or len(set(axes)) < len(axes):
+            raise SpecError(
+                "must name an axis, and none twice", where="mirrored: axes", value=self.axes
+            )
+        object.__setattr__(self, "axes", axes)
+
+    def check(self, shape: Sequence[int]) -> None:
+        for axis in self.axes:
+            if axis >= len(shape) or shape[axis] % 2:
+                raise SpecError(
+                    f"needs axis {axis} of even length",
+                    where=str(self),
+                    value=tuple(shape),
+                    fix="mirror only axes of hidden units, in pairs",
+                )
+        self.of.check(self.half(shape))
+
+    def half(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape that ``of`` describes."""
+        return tuple(size // 2 if axis in self.axes else size for axis, size in enumerate(shape))
+
+    def scaled(self, factor: float) -> Mirrored:
+        return replace(self, of=self.of.scaled(factor))
+
+    def _moments(self, shape: tuple[int, ...]) -> Moments:
+        half = self.half(shape)
+        return mixture([(1, self.of.moments(half)), (1, self.of.scaled(-1).moments(half))])
 
 
 @dataclass(frozen=True)

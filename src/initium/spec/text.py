@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
 
 from initium._text import Call, parse_call
 from initium.errors import SpecError, near
 from initium.spec.base import Spec
 from initium.spec.composite import Blocks, Keep, Part, Value
 from initium.spec.elementwise import Constant, Normal, TruncatedNormal, Uniform
-from initium.spec.matrix import DeltaOrthogonal, Dirac, Identity, Orthogonal, Sparse
+from initium.spec.joint import Complements, Joint, NearIdentity
+from initium.spec.matrix import (
+    DeltaOrthogonal,
+    Dirac,
+    Hadamard,
+    Identity,
+    Mirrored,
+    Orthogonal,
+    Sparse,
+)
+from initium.spec.tables import SinCos
+from initium.spec.views import Arange, InverseSoftplus, Logarithm, LogUniform, Power
 
 __all__ = ["SPECS", "parse"]
 
@@ -19,11 +29,19 @@ SPECS: dict[str, type[Spec]] = {
     spec.name: spec
     for spec in (
         *(Constant, Normal, Uniform, TruncatedNormal),
-        *(Orthogonal, DeltaOrthogonal, Dirac, Identity, Sparse),
-        *(Blocks, Value, Keep),
+        *(Orthogonal, DeltaOrthogonal, Dirac, Identity, Hadamard, Mirrored, Sparse),
+        *(Arange, LogUniform, Logarithm, InverseSoftplus, Power, SinCos),
+        *(Blocks, Joint, Value, Keep),
     )
 }
 """Every spec by the name that its text begins with."""
+KINDS: dict[str, type] = {
+    **SPECS,
+    "part": Part,
+    NearIdentity.name: NearIdentity,
+    Complements.name: Complements,
+}
+"""Specs, and what stands only inside one."""
 
 
 def parse(text: str) -> Spec:
@@ -53,9 +71,7 @@ def _build(value: object) -> object:
         return tuple(_build(item) for item in value)
     if not isinstance(value, Call):
         return value
-    kind: Callable[..., object] | None = SPECS.get(value.name)
-    if value.name == "part":
-        kind = Part
+    kind = KINDS.get(value.name)
     if kind is None:
         raise SpecError(
             "is not a known distribution",
@@ -71,6 +87,6 @@ def _build(value: object) -> object:
         raise SpecError(
             str(error),
             where=value.name,
-            choices=[field.name for field in dataclasses.fields(kind)],  # type: ignore[arg-type]
+            choices=[field.name for field in dataclasses.fields(kind)],
         ) from None
     return kind(*arguments, **keywords)
