@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check install -qq -c constraints.txt
-SOURCES := $(shell find src -type f ! -name '*.pyc')
+SOURCES := hatch_build.py $(shell find src -type f ! -name '*.pyc' ! -name '*.so')
 PINS := pyproject.toml constraints.txt
 
 # The commands must find the installed package and nothing else.
@@ -58,11 +58,13 @@ $(VENV)/.package: $(PINS) README.md LICENSE $(SOURCES) | $(VENV)/.python
 	@$(PIP) --no-build-isolation .
 	@touch $@
 
-# timm, torchvision and vit-pytorch ask for a newer torch than the pinned one: without their needs.
+# The packages of models ask for a newer torch than the pinned one, or for more of it: without needs.
+MODELS := timm torchvision vit-pytorch x-transformers torch-einops-utils peft accelerate diffusers
+
 $(VENV)/.test: $(PINS) | $(VENV)/.package
 	@echo "installing what the tests need into $(VENV)"
 	@$(PIP) --no-build-isolation '.[test]'
-	@$(PIP) --no-deps timm torchvision vit-pytorch
+	@$(PIP) --no-deps $(MODELS)
 	@touch $@
 
 $(VENV)/.dev: $(PINS) | $(VENV)/.python

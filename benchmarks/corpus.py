@@ -1,12 +1,15 @@
-"""How much of the wild is understood: every timm model and every transformers configuration.
+"""How much of the wild is understood: timm, transformers, vit-pytorch and x-transformers.
 
 Each model is built without weights, inspected and planned with ``auto``. It counts as planned with
 full coverage if the plan was made and no weight of two or more dimensions has an unknown role. What
 cannot be built here (a missing optional package, code that needs a download) is listed apart.
 
-    python benchmarks/corpus.py                      # everything; writes docs/corpus.md
-    python benchmarks/corpus.py --only resnet --limit 20 --json out/corpus.json
-    python benchmarks/corpus.py --again out/corpus.json    # only what was not covered then
+    python benchmarks/corpus.py --json out/corpus.json     # everything; writes docs/corpus.md
+    python benchmarks/corpus.py --json out/corpus.json --again out/corpus.json
+    python benchmarks/corpus.py --only resnet --limit 20
+
+The outcomes are written after every model, so that a run that was ended goes on with ``--again``:
+what is covered there is not run again.
 
 Each model runs in a process of its own from a small pool: a crash, a time-out or a leak costs one
 model. Covered: the models' default configurations. Not covered: their pretrained weights.
@@ -21,13 +24,15 @@ import re
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-SOURCES = ("timm", "hf")
+from lucidrains import TABLES, build
+
+SOURCES = ("timm", "hf", *TABLES)
 TABLE = Path(__file__).parents[1] / "docs" / "corpus.md"
 
 
@@ -35,8 +40,8 @@ TABLE = Path(__file__).parents[1] / "docs" / "corpus.md"
 class Outcome:
     """What became of one model.
 
-    ``step`` is where it ended: build, inspect, plan, cover or done. ``untraced`` says why there was
-    no trace, and ``reached`` is the share of the parameters whose role was seen in it.
+    ``step`` is where it ended: build, inspect, plan, cover or done. ``untraced`` says why its own
+    forward pass did not run, ``reached`` is the share of the parameters that a trace reached.
     """
 
     model: str
@@ -61,6 +66,8 @@ def names(source: str) -> list[str]:
     """Every model of a source, as ``initium check`` would take it."""
     from initium._load.optional import import_optional
 
+    if source in TABLES:
+        return [f"{source}:{name}" for name in TABLES[source]]
     if source == "timm":
         return [f"timm:{name}" for name in import_optional("timm").list_models()]
     return [f"hf:{name}" for name in import_optional("transformers").CONFIG_MAPPING]
@@ -77,9 +84,14 @@ def examine(model: str) -> Outcome:
     warnings.simplefilter("ignore")
     start, step = time.perf_counter(), "build"
     try:
-        loaded = load(model, meta=True)
+        source, _, name = model.partition(":")
+        if source in TABLES:
+            module, inputs = build(source, name)
+        else:
+            loaded = load(model, meta=True)
+            module, inputs = loaded.model, loaded.inputs
         step = "inspect"
-        view = initium.inspect(loaded.model, loaded.inputs)
+        view = initium.inspect(module, inputs)
         step = "plan"
         plan = initium.plan(view, "auto")
     except Exception as error:
@@ -97,8 +109,7 @@ def examine(model: str) -> Outcome:
         unknown,
         time.perf_counter() - start,
         _general(view.problem or ""),
-        sum(str(p.evidence.get("role", "")).startswith(("traced", "invented")) for p in view.owners)
-        / max(len(view.owners), 1),
+        sum(p.order is not None for p in view.owners) / max(len(view.owners), 1),
     )
 
 
@@ -149,11 +160,12 @@ def summary(outcomes: Sequence[Outcome]) -> str:
         "",
         "Written by `benchmarks/corpus.py`: every model is built without weights, inspected and",
         "planned with `auto`. *Covered*: planned, with no unknown role on a weight of two or more",
-        "dimensions. *Traced*: a forward pass was seen; without one, roles rest on module types",
-        "and names, which are weaker. *Reached*: the share of the parameters of the traced models",
-        "whose role was seen in the trace itself.",
+        "dimensions. *Forward*: the model's own forward pass was seen on inferred inputs; where it",
+        "fails, its parts are run on their own. *Reached*: the share of the parameters that any",
+        "trace reached, averaged over the models that were built; the roles of the others rest on",
+        "analogy, module types and names.",
         "",
-        "| source | models | built | covered | of all | of the built | traced | reached |",
+        "| source | models | built | covered | of all | of the built | forward | reached |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for source in SOURCES:
@@ -163,10 +175,10 @@ def summary(outcomes: Sequence[Outcome]) -> str:
         lines.append(
             f"| {source} | {len(here)} | {built} | {covered} "
             f"| {_percent(covered, len(here))} | {_percent(covered, built)} "
-            f"| {_percent(sum(item.reached > 0 for item in here), built)} "
-            f"| {_mean([item.reached for item in here if item.reached > 0])} |"
+            f"| {_percent(sum(item.built and not item.untraced for item in here), built)} "
+            f"| {_mean([item.reached for item in here if item.built])} |"
         )
-    lines += _table("Planned without a trace", [i for i in outcomes if i.untraced], "untraced")
+    lines += _table("Traced in parts", [item for item in outcomes if item.untraced], "untraced")
     for title, step in (
         ("Not covered: an unknown role", "cover"),
         ("Not planned", "plan"),
@@ -197,7 +209,9 @@ def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f}%" if whole else "-"
 
 
-def run_all(models: Sequence[str], processes: int, timeout: float) -> list[Outcome]:
+def run_all(
+    models: Sequence[str], processes: int, timeout: float, save: Callable[[list[Outcome]], None]
+) -> list[Outcome]:
     import initium._inspect
     import initium._load
     import initium.recipes  # noqa: F401
@@ -207,6 +221,7 @@ def run_all(models: Sequence[str], processes: int, timeout: float) -> list[Outco
         results: Iterable[Outcome] = pool.map(lambda model: run_alone(model, timeout), models)
         for count, outcome in enumerate(results, 1):
             outcomes.append(outcome)
+            save(outcomes)
             mark = "ok" if outcome.covered else f"{outcome.step}: {outcome.reason}"
             print(
                 f"{count}/{len(models)} {outcome.model} {outcome.seconds:.1f} s {mark}", flush=True
@@ -224,7 +239,7 @@ def _covered(path: Path) -> dict[str, Outcome]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--source", choices=SOURCES, help="only timm or only transformers")
+    parser.add_argument("--source", choices=SOURCES, help="only this one")
     parser.add_argument("--only", default="", help="models whose name contains this")
     parser.add_argument("--limit", type=int, help="that many of each source, evenly spread")
     parser.add_argument("--processes", type=int, default=2)
@@ -241,12 +256,15 @@ def main() -> None:
         models += found[::stride]
     earlier = _covered(options.again) if options.again else {}
     todo = [model for model in models if model not in earlier]
-    run = {item.model: item for item in run_all(todo, options.processes, options.timeout)}
-    outcomes = [run.get(model) or earlier[model] for model in models]
-    text = summary(outcomes)
+
+    def save(done: list[Outcome]) -> None:
+        if options.json:
+            every = [asdict(outcome) for outcome in [*earlier.values(), *done]]
+            options.json.write_text(json.dumps(every, indent=1))
+
+    run = {item.model: item for item in run_all(todo, options.processes, options.timeout, save)}
+    text = summary([run.get(model) or earlier[model] for model in models])
     print(text)
-    if options.json:
-        options.json.write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1))
     if not (options.only or options.limit or options.source):
         TABLE.write_text(text)
 

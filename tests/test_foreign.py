@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -88,3 +91,42 @@ def test_a_recurrent_plan_is_per_gate_and_keeps_the_padding_row():
     hidden = model.memory.weight_hh_l0.detach().reshape(4, 32, 32)
     for gate in hidden:
         assert torch.allclose(gate @ gate.T, torch.eye(32), atol=1e-5)
+
+
+def lucidrains():
+    """The table of these models in ``benchmarks``, which is no package."""
+    path = Path(__file__).parents[1] / "benchmarks" / "lucidrains.py"
+    spec = importlib.util.spec_from_file_location("lucidrains", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_benchmark_names_every_model_of_vit_pytorch():
+    listed = {name.split(".")[0] for name in lucidrains().TABLES["vit-pytorch"]}
+    folder = Path(vit_pytorch.__file__).parent
+    there = {
+        path.stem
+        for path in folder.glob("*.py")
+        if any(isinstance(node, ast.ClassDef) for node in ast.parse(path.read_text()).body)
+    }
+    assert there - listed == set()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cait.CaiT",
+        "cross_vit.CrossViT",
+        "max_vit.MaxViT",
+        "simple_uvit.SimpleUViT",
+        "na_vit.NaViT",
+        "simple_vit_with_hyper_connections.SimpleViT",
+    ],
+)
+def test_models_of_many_kinds_are_planned_whole(name):
+    model, inputs = lucidrains().build("vit-pytorch", name)
+    view = initium.inspect(model, inputs)
+    assert view.problem is None
+    assert not [p.name for p in view.owners if p.role == "unknown" and len(p.shape) > 1]
+    assert all(p.order is not None for p in view.owners if len(p.shape) > 1)

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map_only
 
+from initium._inspect.operators import RECURRENT
 from initium._inspect.shadows import LIMIT, Shadows
 
-__all__ = ["data_dependent", "invent_indices", "run"]
+__all__ = ["NEVER_DROPPED", "data_dependent", "invent_indices", "run"]
 
 NEVER_DROPPED = 0.999
 """What a uniform draw gives while tracing: layers that are skipped at random are then kept."""
@@ -104,6 +105,10 @@ def data_dependent(
         shadows.set(tensor, value)
         return tensor
 
+    if name in ("_pack_padded_sequence", "_pad_packed_sequence"):
+        return (_pack if name == "_pack_padded_sequence" else _unpack)(shadows, *args)
+    if name in RECURRENT and func._overloadname == "data":
+        return _packed_recurrence(name, *args)
     if name in ("nonzero", "argwhere"):
         return bind(shadows.value(args[0], name).nonzero())
     if name == "nonzero_numpy" or (name == "where" and len(args) == 1):
@@ -148,6 +153,52 @@ def data_dependent(
                 raise
             return args[0]
     return None
+
+
+def _pack(
+    shadows: Shadows,
+    data: torch.Tensor,
+    lengths: torch.Tensor,
+    batch_first: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sequences of known lengths, joined step by step; torch wants the sizes on the CPU."""
+    real = shadows.value(lengths, "lengths")
+    sizes = torch.stack([(real > step).sum() for step in range(int(real.max()))])
+    return _meta((int(real.sum()), *data.shape[2:]), data.dtype), sizes
+
+
+def _unpack(
+    shadows: Shadows,
+    data: torch.Tensor,
+    batch_sizes: torch.Tensor,
+    batch_first: bool,
+    padding: float = 0.0,
+    total: int = -1,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    real = shadows.value(batch_sizes, "batch sizes")
+    batch, steps = int(real[0]), max(len(real), total)
+    lengths = torch.stack([(real > row).sum() for row in range(batch)])
+    shape = (batch, steps) if batch_first else (steps, batch)
+    return _meta((*shape, *data.shape[1:]), data.dtype), lengths
+
+
+def _packed_recurrence(
+    name: str,
+    data: torch.Tensor,
+    batch_sizes: torch.Tensor,
+    state: torch.Tensor | list[torch.Tensor],
+    weights: list[torch.Tensor],
+    biased: bool,
+    layers: int,
+    dropout: float,
+    training: bool,
+    bidirectional: bool,
+) -> tuple[torch.Tensor, ...]:
+    """Its kernels read the batch sizes from memory; the shapes follow from the states."""
+    states = state if isinstance(state, (list, tuple)) else [state]
+    width = states[0].shape[-1] * (2 if bidirectional else 1)
+    output = _meta((data.shape[0], width), data.dtype)
+    return output, *(_meta(item.shape, item.dtype) for item in states)
 
 
 def invent_indices(

@@ -10,15 +10,14 @@ from torch import nn
 
 from initium._inspect.buffers import buffer_view
 from initium._inspect.declared import Declared, analogies, declared, enclosing, named
+from initium._inspect.entries import reach
 from initium._inspect.facts import Facts
-from initium._inspect.flow import Flow
 from initium._inspect.graph import Graph
 from initium._inspect.roles import derive
-from initium._inspect.tracer import trace
-from initium._inspect.uses import find_uses
 from initium._model.call import must_be_module
 from initium._model.inputs import example_inputs
-from initium._model.names import Slot, named_modules, slots
+from initium._model.names import Slot, named_modules, slots, unwrapped
+from initium._model.sharding import bare_class, must_show_parameters, whole
 from initium._types import Axes, Block, Evidence, ModelView, ParameterView, Role, Rung
 
 __all__ = ["inspect"]
@@ -33,8 +32,10 @@ def inspect(model: nn.Module, inputs: object = None) -> ModelView:
     The model runs once on the meta device: no weight is read, nothing is changed, and the size of
     the model hardly matters. From the operators that consume each parameter follow its role, its
     axes and fans, the blocks of a fused matrix, the activation that follows, and whether and where
-    it writes to a residual stream. Parameters that the pass does not reach are described by
-    analogy, by their module's type, or by their name, in this order, and the evidence says so.
+    it writes to a residual stream. What the pass does not reach, or does not come to because it
+    fails, is run on its own where its inputs can be guessed (:mod:`initium._inspect.entries`; at
+    most 40 000 operators more), and the evidence says where the trace entered. The remaining
+    parameters are described by analogy, by their module's type, or by their name, in this order.
 
     Args:
         model: any ``nn.Module``, real or on meta, wrapped or compiled.
@@ -43,7 +44,8 @@ def inspect(model: nn.Module, inputs: object = None) -> ModelView:
             and names.
 
     Returns:
-        The view. ``view.problem`` says in one line why there is no trace, if there is none.
+        The view. ``view.problem`` says in one line why the model's own forward pass was not seen,
+        if it was not; ``view.traced`` whether any part was.
 
     Raises:
         ModelError: a lazy module whose parameters have no shape yet.
@@ -55,6 +57,8 @@ def inspect(model: nn.Module, inputs: object = None) -> ModelView:
         ('relu', 'head')
     """
     must_be_module(model)
+    model = unwrapped(model)
+    must_show_parameters(model)
     held = slots(model)
     graph, facts, problem = _traced(model, inputs)
     modules = dict(named_modules(model))
@@ -68,7 +72,7 @@ def inspect(model: nn.Module, inputs: object = None) -> ModelView:
             parameters[name] = _from_hints(slot, modules, similar)
     parameters = {name: _with_hints(parameters[name], held[name]) for name in parameters}
     return ModelView(
-        model=type(model).__name__,
+        model=bare_class(model).__name__,
         parameters=_in_order(held, parameters, {n for n, f in facts.items() if f.also_head}),
         buffers={name: buffer_view(slot) for name, slot in held.items() if slot.is_buffer},
         traced=graph is not None,
@@ -82,14 +86,14 @@ def _traced(
 ) -> tuple[Graph | None, Mapping[str, Facts], str | None]:
     if inputs is None:
         inputs = example_inputs(model)
-    if inputs is None:
-        return None, {}, "no inputs were given, and none could be inferred"
+    graph, problem = reach(model, inputs)
+    if not graph.nodes:
+        return None, {}, problem
     try:
-        graph = trace(model, inputs)
-        return graph, derive(Flow(graph, find_uses(graph))), None
+        return graph, derive(graph), problem
     except Exception as error:
         text = " ".join(str(error).split())[:200]
-        return None, {}, f"the trace failed with {type(error).__name__}: {text}"
+        return None, {}, f"the trace could not be read: {type(error).__name__}: {text}"
 
 
 def _in_order(
@@ -117,7 +121,7 @@ def _base(slot: Slot) -> ParameterView:
         shape=tuple(tensor.shape),
         dtype=str(tensor.dtype).removeprefix("torch."),
         module=slot.module,
-        module_type=type(slot.owner).__name__,
+        module_type=bare_class(slot.owner).__name__,
         aliases=tuple(slot.aliases),
         padding_row=padding if isinstance(padding, int) else None,
         constant=_constant(tensor),
@@ -128,11 +132,12 @@ def _base(slot: Slot) -> ParameterView:
 
 def _constant(tensor: torch.Tensor) -> float | None:
     """The one value that a small real tensor holds everywhere."""
-    if tensor.device.type == "meta" or not 0 < tensor.numel() <= CONSTANT:
+    held = whole(tensor)
+    if held is None or held.device.type == "meta" or not 0 < held.numel() <= CONSTANT:
         return None
     if tensor.is_complex() or tensor.is_sparse:
         return None
-    flat = tensor.detach().reshape(-1)
+    flat = held.detach().reshape(-1)
     return float(flat[0]) if bool((flat == flat[0]).all()) else None
 
 
@@ -145,7 +150,9 @@ def _from_trace(slot: Slot, facts: Facts, graph: Graph) -> ParameterView:
     axes = use.axes if use is not None and matrix else None
     groups, transposed = (use.groups, use.transposed) if use is not None else (1, False)
     fan_in, fan_out = _fans(view.shape, facts.role, axes, facts.blocks, groups, transposed)
-    evidence = {statement: Evidence(rung, text) for statement, text in facts.why.items()}
+    entry = graph.entry(use.node) if use is not None else ""
+    at = f" (entered at {entry})" if entry else ""
+    evidence = {statement: Evidence(rung, text + at) for statement, text in facts.why.items()}
     if axes is not None and use is not None:
         evidence["axes"] = Evidence(rung, f"contracted by {use.node.op}")
     if after.name is not None:
@@ -167,14 +174,18 @@ def _from_trace(slot: Slot, facts: Facts, graph: Graph) -> ParameterView:
         gated=after.gated,
         norm_before=facts.norm_before,
         norm_after=after.normed,
+        head_dim=facts.head_dim,
         writes_residual=facts.writes,
         stream=facts.stream,
         depth=facts.depth,
         branches=facts.branches,
+        trunk=facts.trunk,
+        trunk_depth=facts.trunk_depth,
         order=use.node.id if use else None,
         uses=facts.count,
         reads=facts.reads,
         partner=facts.partner,
+        magnitude_of=facts.magnitude_of,
         neutral=facts.neutral,
         evidence=evidence,
     )
@@ -203,10 +214,12 @@ def _fans(
     if axes is None:
         return None, None
 
+    each = {block.axis: block.size for block in blocks if block.stacked}
+
     def size(dims: tuple[int, ...]) -> int:
         total = 1
         for dim in dims:
-            total *= shape[dim]
+            total *= each.get(dim, shape[dim])
         return total
 
     field = size(axes.field)
@@ -234,7 +247,9 @@ def _from_hints(
 ) -> ParameterView:
     view = _base(slot)
     for ancestor, rest in enclosing(slot.name):
-        twin = similar.get((type(modules.get(ancestor)).__qualname__, rest))
+        module = modules.get(ancestor)
+        key = "" if module is None else bare_class(module).__qualname__
+        twin = similar.get((key, rest))
         if twin is not None and twin.role != "unknown" and len(twin.shape) == len(view.shape):
             return _like(view, twin)
     found = declared(slot)

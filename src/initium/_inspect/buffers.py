@@ -7,6 +7,7 @@ from torch import nn
 
 from initium import spec
 from initium._model.names import Slot
+from initium._model.sharding import bare_class, whole
 from initium._types import BufferView, Evidence
 
 __all__ = ["LIMIT", "buffer_view"]
@@ -25,7 +26,8 @@ RULES = {
 def buffer_view(slot: Slot) -> BufferView:
     """Describe one buffer of a model."""
     tensor = slot.tensor
-    kind = type(slot.owner).__name__
+    held = whole(tensor)
+    kind = bare_class(slot.owner).__name__
     on_meta = tensor.device.type == "meta"
     rule = value = None
     evidence = Evidence("assumed", "too large to keep by value, and no rule is known")
@@ -36,8 +38,10 @@ def buffer_view(slot: Slot) -> BufferView:
         evidence = Evidence("declared", "follows from the weight by power iteration")
     elif on_meta:
         evidence = Evidence("assumed", "it is on the meta device, and no rule is known")
-    elif tensor.numel() * tensor.element_size() <= LIMIT and not tensor.is_sparse:
-        value = str(_value(tensor))
+    elif held is None:
+        evidence = Evidence("assumed", "it is sharded, and this process holds a part of it")
+    elif held.numel() * held.element_size() <= LIMIT and not held.is_sparse:
+        value = str(_value(held))
         evidence = Evidence("traced", "its value when the model was inspected")
     return BufferView(
         name=slot.name,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from initium._model.names import Slot
+from initium._model.sharding import bare_class
 from initium._types import Axes, Block, Evidence, ParameterView, Role
 
 __all__ = ["Declared", "analogies", "declared", "named"]
@@ -36,7 +37,7 @@ class Declared:
 def declared(slot: Slot) -> Declared | None:
     """By the type of the owning module; ``None`` for a type that is not known."""
     owner, leaf = slot.owner, slot.leaf
-    kind = type(owner).__name__
+    kind = bare_class(owner).__name__
     evidence = Evidence("declared", f"{leaf} of {kind}")
     rank = slot.tensor.dim()
     prefix = f"{slot.module}." if slot.module else ""
@@ -109,7 +110,7 @@ def _multihead(
 
 
 def _gates(owner: nn.Module, slot: Slot) -> tuple[Block, ...]:
-    mode = type(owner).__name__.removesuffix("Cell").lower()
+    mode = bare_class(owner).__name__.removesuffix("Cell").lower()
     labels = {
         "lstm": ("input", "forget", "cell", "output"),
         "gru": ("reset", "update", "new"),
@@ -127,9 +128,18 @@ _NAMES: tuple[tuple[str, Role, Axes | None], ...] = (
     (r"dt_bias$|dt_proj\.bias$", "ssm_dt", None),
     (r"lora_a", "lora_a", _MATRIX),
     (r"lora_b", "lora_b", _MATRIX),
-    (r"(pos|position)_?(al)?_?(embed|emb|encoding)|rel(ative)?_pos", "position", None),
-    (r"(cls|class|mask|reg|register|dist|query|sep)_?(token|embed|tokens)", "token", None),
-    (r"(layer_?scale|gamma|_ls\d?$|logit_scale|temperature)", "scale", None),
+    (
+        r"(pos|position)_?(al)?_?(embed|emb|enc|bias)|rel(ative)?_(pos|attention_bias)",
+        "position",
+        None,
+    ),
+    (r"(cls|class|mask|reg|register|dist|query|sep)_?(token|embed|emb$|tokens)", "token", None),
+    (
+        r"(^|[._])(probe|latents?|queries|prompts?|\w*pointer|\w*extensor|\w*token(_input)?)(_\dd)?$",
+        "token",
+        None,
+    ),
+    (r"(layer_?scale|gamma|_ls\d?$|logit_scale|temperature|\balpha$)", "scale", None),
     (r"(qkv|in_proj|c_attn|query_key_value)[^.]*$", "attn_qkv", _MATRIX),
     (r"(q_proj|query|to_q|wq|q_lin)[^.]*(\.weight)?$", "attn_q", _MATRIX),
     (r"(k_proj|key|to_k|wk|k_lin)[^.]*(\.weight)?$", "attn_k", _MATRIX),
@@ -142,6 +152,7 @@ _NAMES: tuple[tuple[str, Role, Axes | None], ...] = (
     (r"(router|(^|\.)gate)\.weight$", "router", _MATRIX),
     (r"(lm_head|classifier|head)(\.\w+)?\.weight$", "head", _MATRIX),
     (r"embed[^.]*(\.weight)?$", "embedding", None),
+    (r"_projection(_weight)?$", "linear", Axes((0,), (1,))),
 )
 
 
@@ -157,7 +168,7 @@ def named(name: str, shape: tuple[int, ...]) -> Declared | None:
             if axes is not None and batch:
                 shifted = Axes((len(shape) - 1,), (len(shape) - 2,), batch)
             return Declared(role, Evidence("named", f"called {name!r}"), shifted)
-    if len(shape) <= 1 and lower.endswith("bias"):
+    if lower.endswith("bias"):
         return Declared("bias", Evidence("named", f"called {name!r}"))
     return None
 
@@ -171,7 +182,7 @@ def analogies(
         for ancestor, rest in enclosing(name):
             module = modules.get(ancestor)
             if module is not None and not isinstance(module, (nn.ModuleList, nn.Sequential)):
-                index.setdefault((type(module).__qualname__, rest), view)
+                index.setdefault((bare_class(module).__qualname__, rest), view)
     return index
 
 

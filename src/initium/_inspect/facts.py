@@ -26,9 +26,13 @@ class Facts:
     stream: int | None = None
     depth: int | None = None
     branches: int | None = None
+    trunk: int | None = None
+    trunk_depth: int | None = None
     writes: bool = False
+    head_dim: int | None = None
     norm_before: bool = False
     partner: str | None = None
+    magnitude_of: str | None = None
     neutral: float | None = None
     reads: tuple[str, ...] = ()
     count: int = 0

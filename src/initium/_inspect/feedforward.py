@@ -5,14 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from initium._inspect.activation import Following, following
-from initium._inspect.blocks import blocks_of
+from initium._inspect.blocks import blocks_of, output_axis
 from initium._inspect.facts import Facts, channel_axis, pointwise
-from initium._inspect.flow import Flow, Rows
-from initium._inspect.graph import Value
+from initium._inspect.flow import SCALING, SHIFTING, Flow
+from initium._inspect.graph import Node, Value
+from initium._inspect.labels import Rows, rows
 from initium._inspect.operators import ATTENTION, SOFTMAX
 from initium._inspect.uses import Use
 from initium._scheme.gains import forward_gain
 from initium._types import Block
+
+JOINED = 3
+"""Values up to which a ``stack``, or writing into one tensor, is no loop over positions."""
 
 __all__ = ["feed_forward_roles", "glu_halves"]
 
@@ -29,12 +33,33 @@ def feed_forward_roles(flow: Flow, facts: dict[str, Facts]) -> None:
         if not feeds:
             continue
         ups = [(item, active) for item, active in feeds if _up(facts.get(item.parameter))]
-        if not any(active for _, active in ups):
+        active = [item for item, active in ups if active]
+        if not active:
             continue
+        ups = [(item, on) for item, on in ups if on or _beside(flow, item, active)]
         fact.role = "mlp_down"
         fact.why["role"] = "writes to the stream, and reads an activated product"
         for item, active in ups:
             _name_up(flow, facts[item.parameter], item, active)
+
+
+def _beside(flow: Flow, use: Use, others: list[Use]) -> bool:
+    """Whether a product reads the same value as one of ``others``."""
+    read = {step.id for step, _ in flow.back(use.data)} if use.data is not None else set()
+    return any(
+        step.id in read for other in others if other.data for step, _ in flow.back(other.data)
+    )
+
+
+def _depthwise(use: Use) -> bool:
+    return use.groups > 1 and use.data is not None and use.groups == use.data.shape[1]
+
+
+def _mixes(flow: Flow, node: Node) -> bool:
+    """Whether a node joins what stood at different places: an MLP's inside never does."""
+    if node.op == "stack":
+        return len(node.inputs) > JOINED
+    return node.op in ("cumsum", "cumprod") or flow.is_data_product(node)
 
 
 def _up(fact: Facts | None) -> bool:
@@ -51,20 +76,25 @@ def _activated_feeds(flow: Flow, value: Value) -> list[tuple[Use, bool]]:
     """Nearest weights behind a value, with whether an activation lies between; norms end the walk
     for convolutions, whose blocks have one after every product."""
     found: list[tuple[Use, bool]] = []
-    seen: set[int] = set()
+    seen: set[tuple[int, bool]] = set()
+    merges = 0
     stack: list[tuple[Value, bool]] = [(value, False)]
     while stack:
         here, active = stack.pop()
         node = here.node
-        if here.id in seen or node is None or here.id not in flow.uses.signals:
+        if (here.id, active) in seen or node is None or here.id not in flow.uses.signals:
             continue
-        seen.add(here.id)
+        seen.add((here.id, active))
         use = flow.uses.matrix(node)
+        if use is not None and use.kind == "matrix" and use.data is not None and _depthwise(use):
+            stack.append((use.data, active))
+            continue
         if use is not None:
             if use.kind == "matrix":
                 found.append((use, active))
             continue
-        if node.op in SOFTMAX or node.op in ATTENTION:
+        merges += node.op == "merge"
+        if node.op in SOFTMAX or node.op in ATTENTION or _mixes(flow, node) or merges > JOINED:
             return []
         if node.id in flow.norms and node.op == "batch_norm":
             return []
@@ -74,7 +104,8 @@ def _activated_feeds(flow: Flow, value: Value) -> list[tuple[Use, bool]]:
         elif node.id in flow.norms:
             stack.append((flow.norms[node.id], active))
         else:
-            nonlinear = flow.elementwise(node) or node.op == "glu"
+            plain = node.op in SCALING or node.op in SHIFTING
+            nonlinear = flow.elementwise(node) and (not plain or len(flow.signals(node)) == 1)
             stack += [(item, active or nonlinear) for item in flow.signals(node)]
     return found
 
@@ -83,7 +114,8 @@ def _name_up(flow: Flow, fact: Facts, use: Use, active: bool) -> None:
     halves = _halves(flow, use)
     if halves:
         fact.role = "mlp_gate_up"
-        fact.blocks = blocks_of(flow, use.parameter, use, halves)
+        axis = output_axis(use)
+        fact.blocks = blocks_of(flow, use.parameter, axis, halves) if axis is not None else ()
         fact.following = next(
             (item for item in _part_followings(flow, use) if item.name), fact.following
         )
@@ -113,11 +145,11 @@ def _halves(flow: Flow, use: Use) -> list[tuple[str, Rows, Following]]:
     axis = channel_axis(use)
     found: list[tuple[str, Rows, Following]] = []
     for piece in pieces:
-        rows = flow.rows(use.out, axis, piece.value)
-        if rows is None or len(rows) >= use.out.shape[axis]:
+        taken = rows(flow, use.out, axis, piece.value)
+        if taken is None or len(taken) >= use.out.shape[axis]:
             return []
         after = following(flow, piece.value)
-        found.append(("gate" if after.name else "up", rows, after))
+        found.append(("gate" if after.name else "up", taken, after))
     if any(node.op == "glu" for node in use.out.users):
         return _glu_parts(use)
     labels = {label for label, _, _ in found}
@@ -128,7 +160,8 @@ def glu_halves(flow: Flow, name: str, use: Use) -> tuple[Block, ...]:
     """The two halves of a product that goes straight into ``glu``; empty if it does not."""
     if not any(node.op == "glu" for node in use.out.users):
         return ()
-    return blocks_of(flow, name, use, _glu_parts(use))
+    axis = output_axis(use)
+    return blocks_of(flow, name, axis, _glu_parts(use)) if axis is not None else ()
 
 
 def _glu_parts(use: Use) -> list[tuple[str, Rows, Following]]:

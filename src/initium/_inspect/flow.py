@@ -8,12 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
 from initium._inspect.graph import Graph, Node, Value
 from initium._inspect.operators import (
     ATTENTION,
@@ -22,18 +16,17 @@ from initium._inspect.operators import (
     MOVEMENT,
     NORM,
     POOL,
+    PRODUCT,
+    ROUTING,
     SELECTION,
     SOFTMAX,
 )
 from initium._inspect.uses import Use, Uses
 
-__all__ = ["Flow", "Piece", "Rows"]
+__all__ = ["Flow", "Piece"]
 
-Rows: TypeAlias = NDArray[np.int64]
-"""Sorted indices along one axis."""
-
-LABELS = 1 << 22
-"""Elements up to which the rows of a piece are found by replaying the movement on labels."""
+GATE = 8
+"""A factor this many times smaller than the other only gates it."""
 
 REDUCTIONS = frozenset({"mean", "sum", "var", "std", "linalg_vector_norm", "norm", "var_mean"})
 ROOTS = frozenset({"rsqrt", "sqrt"})
@@ -53,11 +46,15 @@ class Piece:
 @dataclass(slots=True)
 class Flow:
     """A trace together with its uses; ``norms`` maps the last node of each normalisation to what it
-    normalises, ``inner`` holds the nodes inside one that is written out by hand."""
+    normalises, ``inner`` holds the nodes inside one that is written out by hand, ``reduced`` the
+    dimensions over which such a one takes its statistics, and ``asides`` (node, value) where an
+    operand is an adapter's, and not looked at."""
 
     graph: Graph
     uses: Uses
     norms: dict[int, Value] = field(default_factory=dict)
+    reduced: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    asides: set[tuple[int, int]] = field(default_factory=set)
     inner: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -65,26 +62,33 @@ class Flow:
             if node.op in NORM:
                 self.norms[node.id] = node.inputs[0]
             elif node.op in SCALING and node.id not in self.inner:
-                source = self._normalised(node)
-                if source is not None:
-                    self.norms[node.id] = source
+                found = self._normalised(node)
+                if found is not None:
+                    self.norms[node.id], self.reduced[node.id] = found
 
     # -- one step ----------------------------------------------------------------------------
 
     def signals(self, node: Node) -> list[Value]:
         """The operands that carry a signal, each once."""
         found = dict.fromkeys(node.inputs)
-        return [value for value in found if value.id in self.uses.signals]
+        carried = [value for value in found if value.id in self.uses.signals]
+        if not self.asides:
+            return carried
+        return [value for value in carried if (node.id, value.id) not in self.asides]
 
     def through(self, node: Node | None) -> Value | None:
         """What a transparent node passes on (moved, dropped, shifted or scaled), else ``None``."""
         if node is None or self.uses.matrix(node) is not None or node.id in self.norms:
             return None
         if node.op in MOVEMENT or node.op in DROPOUT:
-            return node.inputs[0] if node.inputs else None
+            return moved(node)
+        if node.op == "cat":
+            filled = [value for value in node.inputs if value.numel]
+            return filled[0] if len(filled) == 1 else None
         if node.op in SCALING or node.op in SHIFTING:
             signals = self.signals(node)
-            if len(signals) == 1 and (node.op != "div" or node.inputs[0] is signals[0]):
+            squared = len(node.inputs) == 2 and node.inputs[0] is node.inputs[1]
+            if len(signals) == 1 and not squared and not _divides(node, signals[0]):
                 return signals[0]
         return None
 
@@ -104,21 +108,24 @@ class Flow:
 
     # -- normalisation written out by hand ------------------------------------------------------
 
-    def _normalised(self, node: Node) -> Value | None:
-        """``x`` where ``node`` computes x * rsqrt(reduce(x^2) + eps) or an equivalent."""
+    def _normalised(self, node: Node) -> tuple[Value, tuple[int, ...]] | None:
+        """``x`` and the reduced dimensions, where ``node`` computes x * rsqrt(reduce(x^2) + eps) or
+        an equivalent."""
         signals = self.signals(node)
         if len(signals) != 2:
             return None
         for scale, other in (signals, signals[::-1]):
+            while scale.node is not None and scale.node.op in ("expand", "expand_as"):
+                scale = scale.node.inputs[0]
             if scale.numel >= other.numel:
                 continue
-            source = self._statistic_of(scale)
-            if source is None:
+            found = self._statistic_of(scale)
+            if found is None:
                 continue
-            related = {value.id for value, _ in self.back(other)}
-            centred = {value.id for value, _ in self._centred(other)}
-            if any(value.id in related | centred for value, _ in self.back(source)):
-                return source
+            source = found[0]
+            related = {value.id for value, _ in self._centred(other)}
+            if any(value.id in related for value, _ in self._centred(source)):
+                return found
         return None
 
     def _centred(self, value: Value) -> Iterator[tuple[Value, bool]]:
@@ -129,8 +136,9 @@ class Flow:
             if node is not None and node.op in ("sub", "subtract") and len(node.inputs) == 2:
                 yield from self.back(node.inputs[0])
 
-    def _statistic_of(self, scale: Value) -> Value | None:
-        """``x`` where ``scale`` is a root of the mean square (or a norm, or a deviation) of x."""
+    def _statistic_of(self, scale: Value) -> tuple[Value, tuple[int, ...]] | None:
+        """``x`` and the reduced dimensions, where ``scale`` is a root of the mean square (or a norm,
+        or a deviation) of x."""
         value, rooted = scale, False
         nodes: list[int] = []
         for _ in range(12):
@@ -140,7 +148,7 @@ class Flow:
             nodes.append(node.id)
             if node.op in ("linalg_vector_norm", "norm", "std"):
                 self.inner.update(nodes)
-                return node.inputs[0]
+                return node.inputs[0], _reduced(node)
             if node.op in ROOTS or (node.op == "pow" and node.args[1:2] in ((-0.5,), (0.5,))):
                 rooted = True
             elif node.op in ("mean", "sum", "var", "var_mean"):
@@ -154,7 +162,7 @@ class Flow:
                     nodes.append(square.id)
                     source = square.inputs[0]
                 self.inner.update(nodes)
-                return source
+                return source, _reduced(node)
             elif node.op not in (
                 "add", "clamp", "clamp_min", "maximum", "reciprocal", "div", "mul", "to",
                 "_to_copy", "expand", "expand_as", "unsqueeze", "view", "detach",
@@ -180,8 +188,7 @@ class Flow:
             seen.add(piece.value.id)
             leaves = not piece.value.users
             for node in piece.value.users:
-                moved = node.op in MOVEMENT and node.inputs and node.inputs[0] is piece.value
-                if moved or self.through(node) is piece.value:
+                if moved(node) is piece.value or self.through(node) is piece.value:
                     part = piece.part or node.op in SELECTION
                     stack += [Piece(out, part) for out in node.outputs]
                 else:
@@ -190,27 +197,7 @@ class Flow:
                 found.append(piece)
         return sorted(found, key=lambda piece: piece.value.id)
 
-    def rows(self, start: Value, axis: int, target: Value) -> Rows | None:
-        """Which indices along ``axis`` of ``start`` arrive in ``target``; ``None`` if not known.
-
-        Every element is labelled with its index, and the labels are sent the way of the values.
-        """
-        if start.numel > LABELS or axis >= len(start.shape):
-            return None
-        shape = [1] * len(start.shape)
-        shape[axis] = start.shape[axis]
-        labels = {start.id: torch.arange(start.shape[axis]).reshape(shape).expand(start.shape)}
-        try:
-            for node in self._between(start, target):
-                self._label(node, labels)
-            arrived = labels[target.id]
-        except Exception:
-            return None
-        present = torch.zeros(start.shape[axis], dtype=torch.bool)
-        present[arrived.reshape(-1)] = True
-        return present.nonzero().reshape(-1).numpy()
-
-    def _between(self, start: Value, target: Value) -> list[Node]:
+    def between(self, start: Value, target: Value) -> list[Node]:
         """The nodes without weights on the ways from ``start`` to ``target``, in order."""
         nodes: dict[int, Node] = {}
         stack, seen = [target], set[int]()
@@ -224,30 +211,21 @@ class Flow:
                 stack += self.signals(value.node)
         return [nodes[key] for key in sorted(nodes)]
 
-    def _label(self, node: Node, labels: dict[int, torch.Tensor]) -> None:
-        moving = [value for value in dict.fromkeys(node.inputs) if value.id in labels]
-        if not moving:
-            return
-        repositions = node.op in MOVEMENT and not node.op.startswith(("to", "_to", "type_as"))
-        if not repositions and node.op not in ("cat", "stack"):
-            source = next((v for v in moving if v.shape == node.out.shape), moving[0])
-            for out in node.outputs:
-                labels[out.id] = labels[source.id].expand(out.shape)
-            return
+    # -- products of data ----------------------------------------------------------------------
 
-        def real(item: object) -> object:
-            if isinstance(item, Value):
-                return labels[item.id] if item.id in labels else self.graph.constants[item.id]
-            if isinstance(item, (list, tuple)):
-                kept = [part for part in item if not isinstance(part, Value) or part.numel]
-                return type(item)(real(part) for part in kept)
-            return item
+    def is_data_product(self, node: Node | None) -> bool:
+        """Whether a node multiplies and sums two signals, as attention does."""
+        return (
+            node is not None
+            and node.op in PRODUCT
+            and self.uses.matrix(node) is None
+            and sum(value.id in self.uses.signals for value in node.inputs) >= 2
+        )
 
-        kwargs = {key: real(item) for key, item in node.kwargs.items() if key != "device"}
-        result = node.overload(*(real(item) for item in node.args), **kwargs)
-        parts = result if isinstance(result, (list, tuple)) else [result]
-        for out, part in zip(node.outputs, parts, strict=True):
-            labels[out.id] = part
+    def factors(self, product: Node) -> tuple[Value, Value]:
+        """The two operands that a product of data contracts."""
+        given = [value for value in product.inputs if value.id in self.uses.signals]
+        return given[-2], given[-1]
 
     # -- nearest weights -----------------------------------------------------------------------
 
@@ -282,17 +260,42 @@ class Flow:
     def _feeds(self, node: Node, linear: bool) -> list[Value]:
         if node.id in self.norms:
             return [self.norms[node.id]]
-        if node.op in MOVEMENT and node.inputs:
-            return [node.inputs[0]]
+        source = moved(node)
+        if source is not None:
+            return [source]
         if node.op in ("where", "masked_fill", "masked_scatter", "lerp"):
             return self.signals(node)[-2:]
-        signals = self.signals(node)
-        if linear and node.op in SCALING and len(signals) > 1:
-            plain = [value for value in signals if not self._squashed(value)]
-            return plain or signals
-        return signals
+        if linear and self.is_data_product(node):
+            plain = [value for value in self.signals(node) if not self._chosen(value)]
+            return plain if len(plain) == 1 else []
+        return self.ungated(node) if linear else self.signals(node)
 
-    def _squashed(self, value: Value) -> bool:
+    def _chosen(self, value: Value) -> bool:
+        """Whether the value is a weighting: made by a softmax, a sigmoid or a choice."""
+        stack, seen = [value], set[int]()
+        while stack and len(seen) < 32:
+            here = stack.pop()
+            node = here.node
+            if here.id in seen or node is None or self.uses.matrix(node) is not None:
+                continue
+            seen.add(here.id)
+            if node.op in SQUASHING or node.op in ROUTING:
+                return True
+            if not self.is_data_product(node):
+                stack += [item for item in node.inputs if item.data]
+        return False
+
+    def ungated(self, node: Node) -> list[Value]:
+        """The signals of a node, for a product without the factors that only gate: squashed ones,
+        and those far smaller than the largest."""
+        signals = self.signals(node)
+        if node.op not in SCALING or len(signals) < 2:
+            return signals
+        most = max(value.numel for value in signals)
+        large = [value for value in signals if value.numel * GATE > most]
+        return [value for value in large if not self.squashed(value)] or large
+
+    def squashed(self, value: Value) -> bool:
         """Whether the value comes straight out of a squashing function, as a gate does."""
         for step, _ in self.back(value):
             if step.node is not None and step.node.op in SQUASHING:
@@ -338,9 +341,7 @@ class Flow:
                 continue
             seen.add(here.id)
             for node in here.users:
-                onward = self.through(node) is here or (
-                    node.op in MOVEMENT and node.inputs and node.inputs[0] is here
-                )
+                onward = self.through(node) is here or moved(node) is here
                 normed = node.id in self.norms and self.norms[node.id] is here
                 if onward or normed:
                     stack += node.outputs
@@ -358,3 +359,23 @@ class Flow:
 
     def pools(self, node: Node) -> bool:
         return node.op in POOL
+
+
+def _divides(node: Node, value: Value) -> bool:
+    return node.op in ("div", "divide", "true_divide") and node.inputs[0] is not value
+
+
+def moved(node: Node) -> Value | None:
+    """What a node moves, drops out or casts: its first operand, but for writing into a place."""
+    if not node.inputs or not (node.op in MOVEMENT or node.op in DROPOUT):
+        return None
+    return node.inputs[1] if node.op == "copy" and len(node.inputs) > 1 else node.inputs[0]
+
+
+def _reduced(node: Node) -> tuple[int, ...]:
+    """The dimensions that a reduction takes together."""
+    rank = len(node.inputs[0].shape)
+    for given in (*node.args[1:], *node.kwargs.values()):
+        if isinstance(given, (list, tuple)) and all(isinstance(dim, int) for dim in given):
+            return tuple(dim % rank for dim in given)
+    return tuple(range(rank))

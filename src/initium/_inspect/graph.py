@@ -6,6 +6,7 @@ on inputs (a transposed weight, a looked-up position table), and constant otherw
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -81,7 +82,8 @@ class Node:
 
 @dataclass(slots=True)
 class Graph:
-    """A whole trace. ``constants`` keeps the real contents of small known values by value id."""
+    """A whole trace. ``constants`` keeps the real contents of small known values by value id;
+    ``entries`` says from which node on which entry point was running."""
 
     nodes: list[Node] = field(default_factory=list)
     values: list[Value] = field(default_factory=list)
@@ -90,6 +92,20 @@ class Graph:
     constants: dict[int, torch.Tensor] = field(default_factory=dict)
     invented: list[str] = field(default_factory=list)
     written: set[str] = field(default_factory=set)
+    entries: list[tuple[int, str]] = field(default_factory=list)
+
+    def entry(self, node: Node) -> str:
+        """The entry point that a node ran under; empty for the model's own forward pass."""
+        place = bisect_right(self.entries, node.id, key=lambda entry: entry[0])
+        return self.entries[place - 1][1] if place else ""
+
+    def remove(self, nodes: set[int]) -> None:
+        """Forget nodes by id; what they read loses them as users."""
+        for node in self.nodes:
+            if node.id in nodes:
+                for value in dict.fromkeys(node.inputs):
+                    value.users = [user for user in value.users if user.id not in nodes]
+        self.nodes = [node for node in self.nodes if node.id not in nodes]
 
 
 def operands(tree: object) -> Iterator[Value]:

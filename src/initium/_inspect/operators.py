@@ -19,6 +19,7 @@ __all__ = [
     "PRODUCT",
     "RANDOM",
     "RECURRENT",
+    "ROUTING",
     "SELECTION",
     "SOFTMAX",
     "TRANSPARENT",
@@ -84,6 +85,9 @@ POOL = _names(
     masked_scatter slice_scatter select_scatter"""
 )
 """Linear (or nearly so) in the data, and without weights."""
+
+ROUTING = _names("topk argmax sort one_hot multinomial argsort")
+"""Indices, or a mask, of what is largest."""
 
 SOFTMAX = _names("softmax _softmax log_softmax _log_softmax _safe_softmax sparsemax")
 

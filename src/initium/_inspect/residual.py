@@ -1,9 +1,10 @@
 """Residual streams: which sums carry a stream on, and which weights write to it.
 
 A sum a + b is residual if b was computed from a through at least one weight. The weights nearest
-behind b are the writers. Where the skip is itself one weight away from the branch's source (a
-shortcut projection), a new stream begins with that sum. A normalisation on the skip (post-norm)
-also begins a new one: it resets the scale.
+behind b are the writers. The skip may be scaled or gated on its way (highways). Where the skip is
+itself one weight away from the branch's source (a shortcut projection), a new stream begins with
+that sum. A normalisation on the skip (post-norm) also begins a new one: it resets the scale. A sum
+of two values of one stream (the first value added again) only carries it on.
 """
 
 from __future__ import annotations
@@ -78,9 +79,11 @@ def find_streams(flow: Flow) -> Streams:
         if len(signals) != 2:
             continue
         left, right = signals
-        if not left.numel == right.numel == node.out.numel:
+        if max(left.numel, right.numel) != node.out.numel:
             continue
-        found = _skip_and_branch(flow, streams, left, right) or _with_shortcut(flow, left, right)
+        if _rejoins(flow, streams, node.out, left, right):
+            continue
+        found = _skip_and_branch(flow, streams, node) or _with_shortcut(flow, node)
         if found is None:
             continue
         skip, branch, shortcut = found
@@ -88,8 +91,31 @@ def find_streams(flow: Flow) -> Streams:
     return streams
 
 
+def _rejoins(flow: Flow, streams: Streams, out: Value, left: Value, right: Value) -> bool:
+    """Whether a stream's value meets an earlier one again, with no weight on the way."""
+    for late, early in ((left, right), (right, left)):
+        addition = _written(flow, streams, late)
+        if addition is None or flow.weights_between(late, _chain(flow, streams, early)) < 1:
+            continue
+        before = _written(flow, streams, early)
+        if before is None or before.stream != addition.stream or before.depth < addition.depth:
+            streams.by_value[out.id] = addition
+            return True
+    return False
+
+
+def _written(flow: Flow, streams: Streams, value: Value) -> Addition | None:
+    """The sum that a value is, up to steps without weights and norms."""
+    for step, normed in _carried(flow, value):
+        if normed:
+            return None
+        if step.id in streams.by_value:
+            return streams.by_value[step.id]
+    return None
+
+
 def _carried(flow: Flow, value: Value) -> Iterator[tuple[Value, bool]]:
-    """What a stream's value was before, also through activations that stand on the stream."""
+    """What a stream's value was before, also through activations and gates that stand on it."""
     here: Value | None = value
     crossed = False
     while here is not None:
@@ -97,8 +123,9 @@ def _carried(flow: Flow, value: Value) -> Iterator[tuple[Value, bool]]:
             here, crossed = step, crossed or normed
             yield step, crossed
         node = here.node
-        onward = node is not None and flow.elementwise(node) and node.id not in flow.inner
-        signals = flow.signals(node) if node is not None and onward else []
+        if node is None or node.id in flow.inner or not flow.elementwise(node):
+            return
+        signals = flow.ungated(node)
         here = signals[0] if len(signals) == 1 else None
 
 
@@ -117,25 +144,45 @@ def _chain(flow: Flow, streams: Streams, skip: Value) -> list[int]:
     return found
 
 
-def _skip_and_branch(
-    flow: Flow, streams: Streams, left: Value, right: Value
-) -> tuple[Value, Value, list[Use]] | None:
+def _sides(flow: Flow, node: Node) -> Iterator[tuple[Value, Value]]:
+    """What may be carried and what may be added: all of the sum's size, and not subtracted."""
+    left, right = flow.signals(node)
     for skip, branch in ((left, right), (right, left)):
-        chain = _chain(flow, streams, skip)
-        if flow.weights_between(branch, chain) >= 1:
+        subtracted = node.op != "add" and node.inputs[0] is not skip
+        if skip.numel == node.out.numel and not subtracted:
+            yield skip, branch
+
+
+def _skip_and_branch(
+    flow: Flow, streams: Streams, node: Node
+) -> tuple[Value, Value, list[Use]] | None:
+    for skip, branch in _sides(flow, node):
+        if flow.weights_between(branch, _chain(flow, streams, skip)) >= 1:
             return skip, branch, []
     return None
 
 
-def _with_shortcut(flow: Flow, left: Value, right: Value) -> tuple[Value, Value, list[Use]] | None:
-    for skip, branch in ((left, right), (right, left)):
+def _with_shortcut(flow: Flow, node: Node) -> tuple[Value, Value, list[Use]] | None:
+    for skip, branch in _sides(flow, node):
         use = _single_weight(flow, skip)
         if use is None or use.data is None or use.kind != "matrix":
             continue
-        chain = [value.id for value, _ in flow.back(use.data, norms=True)]
-        if flow.weights_between(branch, chain, enough=2) >= 2:
+        if flow.weights_between(branch, _sources(flow, use.data), enough=2) >= 2:
             return skip, branch, [use]
     return None
+
+
+def _sources(flow: Flow, value: Value) -> list[int]:
+    """What a shortcut's weight reads: the value before norms and pooling."""
+    found: list[int] = []
+    here: Value | None = value
+    while here is not None:
+        steps = [step for step, _ in flow.back(here, norms=True)]
+        found += [step.id for step in steps]
+        last = steps[-1].node
+        pooled = flow.signals(last) if last is not None and flow.pools(last) else []
+        here = pooled[0] if len(pooled) == 1 else None
+    return found
 
 
 def _single_weight(flow: Flow, value: Value) -> Use | None:
@@ -172,7 +219,7 @@ def _add(
                 stream, depth = before.stream, before.depth + before.branches
                 break
     source = shortcut[0].data if shortcut and shortcut[0].data is not None else skip
-    chain = set(_chain(flow, streams, source))
+    chain = {*_chain(flow, streams, source), *(_sources(flow, source) if shortcut else ())}
     writers, branches = _writers(flow, streams, branch, chain)
     if depth == 0:
         streams.origins.setdefault(origin.id, stream)

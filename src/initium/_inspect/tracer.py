@@ -1,9 +1,12 @@
-"""One forward pass without weights, recorded operator by operator.
+"""Forward passes without weights, recorded operator by operator into one graph.
 
 The model runs on the meta device under a dispatch mode *below autograd*: composite operators arrive
 whole (one ``linear``, one ``scaled_dot_product_attention``), parameters keep their identity, and
 nothing is computed but shapes. :mod:`initium._inspect.shadows` keeps real values where they follow
 from constants and integer inputs. The model itself is left as found.
+
+Several entry points may run in one trace. What an entry recorded before it failed is kept, except
+for its loose ends: weights whose products had not met anything yet.
 
 Not covered: models that call ``torch.autograd.grad`` inside their forward pass, and operators
 without a meta implementation; the caller then falls back to declared types and names.
@@ -12,45 +15,48 @@ without a meta implementation; the caller then falls back to declared types and 
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.module import (
-    register_module_forward_hook,
-    register_module_forward_pre_hook,
-)
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from initium._inspect.abstract import data_dependent, invent_indices, run
+from initium._inspect.abstract import NEVER_DROPPED, data_dependent, invent_indices, run
 from initium._inspect.graph import Graph, Node, Origin, Value
 from initium._inspect.operators import FACTORY, RANDOM
 from initium._inspect.shadows import LIMIT, Shadows
 from initium._model.call import call, map_tensors, tensors
 from initium._model.names import named_modules, slots
+from initium._model.sharding import whole
 from initium._model.state import preserved
 
-__all__ = ["trace"]
+__all__ = ["OutOfBudget", "Tracer", "tracing"]
 
 KEPT = 4096
 """Elements up to which a constant's contents are kept in the graph."""
 
 
-def trace(model: nn.Module, inputs: object) -> Graph:
-    """Run ``model`` once on ``inputs`` without weights and return the data flow.
+class OutOfBudget(Exception):
+    """A run recorded more operators than it may."""
+
+
+@contextlib.contextmanager
+def tracing(model: nn.Module) -> Iterator[Tracer]:
+    """Swap the model's tensors for meta ones; :meth:`Tracer.enter` then runs parts of it.
 
     Args:
-        model: a real or meta module; its parameters are swapped for meta ones during the call.
-        inputs: a mapping, a tuple or one argument, as for :func:`initium.inspect`.
-
-    Raises:
-        Exception: whatever the model raises on abstract tensors.
+        model: a real or meta module, unwrapped; it is as before when the context ends.
     """
-    with preserved(model), _abstract(model) as (parameters, buffers):
-        tracer = _Tracer({id(module): name for name, module in named_modules(model)})
+    with preserved(model), _without_sharding(model), _abstract(model) as (parameters, buffers):
+        names = {id(module): name for name, module in named_modules(model)}
+        tracer = Tracer(names)
+        for module in model.modules():
+            module.register_forward_pre_hook(tracer.enter_module, with_kwargs=True, prepend=True)
+            module.register_forward_hook(tracer.leave_module, always_call=True)
         for name, tensor in parameters.items():
             value = tracer.new_value(tensor, "parameter", name)
             value.roots = frozenset({name})
@@ -59,12 +65,19 @@ def trace(model: nn.Module, inputs: object) -> Graph:
             tracer.new_value(tensor, "buffer", name)
             if real is not None:
                 tracer.shadows.set(tensor, real)
-        batch = map_tensors(inputs, tracer.take_input)
-        with tracer.running():
-            output = call(model, batch)
-        tracer.graph.outputs = [tracer.value(tensor) for tensor in tensors(output)]
-        tracer.graph.invented = tracer.shadows.invented
-        return tracer.graph
+        yield tracer
+
+
+@contextlib.contextmanager
+def _without_sharding(model: nn.Module) -> Iterator[None]:
+    """Take off the hooks of FSDP and tensor parallelism: nothing is sharded while it is traced."""
+    for module in model.modules():
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for key, hook in list(hooks.items()):
+                owner = getattr(hook, "__module__", "")
+                if "fsdp" in owner or owner.startswith("torch.distributed.tensor"):
+                    del hooks[key]
+    yield
 
 
 @contextlib.contextmanager
@@ -79,9 +92,10 @@ def _abstract(
         for name, slot in slots(model).items():
             abstract = torch.empty(slot.tensor.shape, dtype=slot.tensor.dtype, device="meta")
             if slot.is_buffer:
-                real = slot.tensor
-                small = real.device.type != "meta" and real.numel() <= LIMIT
-                buffers[name] = (abstract, real.detach().cpu().clone() if small else None)
+                real = whole(slot.tensor)
+                if real is not None and (real.is_meta or real.numel() > LIMIT):
+                    real = None
+                buffers[name] = (abstract, None if real is None else real.detach().cpu().clone())
             else:
                 differentiable = abstract.is_floating_point() or abstract.is_complex()
                 abstract = nn.Parameter(abstract, requires_grad=differentiable)
@@ -96,25 +110,95 @@ def _abstract(
             holder[leaf] = tensor
 
 
-class _Tracer(TorchDispatchMode):
+class Tracer(TorchDispatchMode):
     """Records every operator as a node, and runs it on abstract tensors."""
 
     def __init__(self, module_names: dict[int, str]) -> None:
         super().__init__()
         self.graph = Graph()
         self.shadows = Shadows(self.place)
+        self.graph.invented = self.shadows.invented
         self._module_names = module_names
         self._modules: list[str] = []
         self._values: dict[int, Value] = {}
         self._alive: list[torch.Tensor] = []
         self._writes: dict[int, list[Value]] = {}
         self._seen: dict[int, int] = {}
+        self._made = 0
+        self._limit = 0
+        self.calls: dict[str, tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = {}
+
+    def enter(
+        self,
+        entry: str,
+        function: Callable[..., Any],
+        inputs: object,
+        limit: int,
+        final: bool = False,
+    ) -> Any:
+        """Run ``function`` on ``inputs`` as the entry point ``entry``, and return its output.
+
+        Args:
+            entry: its name; empty for the model's own forward pass.
+            limit: operators that it may record.
+            final: its outputs are outputs of the model.
+
+        Raises:
+            Exception: whatever the function raises on abstract tensors; what it recorded before is
+                kept but for its loose ends.
+        """
+        before = self._made
+        self._limit = before + limit
+        self.graph.entries.append((before, entry))
+        batch = map_tensors(inputs, self.take_input)
+        try:
+            with self.running():
+                output = call(function, batch)
+        except Exception:
+            self._modules.clear()
+            self._drop_loose_ends(before)
+            raise
+        if final:
+            self.graph.outputs += [self.value(tensor) for tensor in tensors(output)]
+        return output
+
+    def forget(self, since: int) -> None:
+        """Forget every node from ``since`` on."""
+        self.graph.remove({node.id for node in self.graph.nodes if node.id >= since})
+
+    @property
+    def made(self) -> int:
+        """Operators recorded so far, forgotten ones included."""
+        return self._made
+
+    def _drop_loose_ends(self, since: int) -> None:
+        """After a failure: forget what led nowhere, back to and with the nearest weights.
+
+        A sum of two signals is no loose end: what was added has met its stream.
+        """
+        loose: set[int] = set()
+        for node in reversed([node for node in self.graph.nodes if node.id >= since]):
+            users = [user for out in node.outputs for user in out.users]
+            summed = node.op == "add" and sum(value.data for value in node.inputs) > 1
+            if summed or not all(user.id in loose for user in users):
+                continue
+            if not any(_weighs(user) for user in users):
+                loose.add(node.id)
+        self.graph.remove(loose)
+
+    def enter_module(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Keep what each module was first called with: it suits others of its kind."""
+        name = self._module_names[id(module)]
+        self._modules.append(name)
+        self.calls.setdefault(name, (module, args, kwargs))
+
+    def leave_module(self, module: nn.Module, args: object, output: object) -> None:
+        self._modules.pop()
 
     def place(self) -> str:
         return self._modules[-1] if self._modules else ""
-
-    def _leave(self) -> None:
-        self._modules.pop()
 
     # -- values ------------------------------------------------------------------------------
 
@@ -166,7 +250,9 @@ class _Tracer(TorchDispatchMode):
         value.data = True
         exact = not (tensor.is_floating_point() or tensor.is_complex())
         if exact and tensor.numel() <= LIMIT:
-            if tensor.device.type == "meta":
+            if tensor.device.type == "meta" and self.shadows.known(tensor):
+                real = self.shadows.get(tensor)
+            elif tensor.device.type == "meta":
                 real = torch.arange(tensor.numel()).reshape(tensor.shape) % 7 + 1
                 real = real.to(tensor.dtype)
             else:
@@ -186,7 +272,8 @@ class _Tracer(TorchDispatchMode):
         outputs: tuple[torch.Tensor, ...],
         unchanged: tuple[int, ...],
     ) -> Node:
-        node = Node(len(self.graph.nodes), op, overload, args, kwargs, inputs, (), self.place())
+        node = Node(self._made, op, overload, args, kwargs, inputs, (), self.place())
+        self._made += 1
         self.graph.nodes.append(node)
         factory = op in FACTORY
         data = not factory and any(value.data for value in inputs)
@@ -253,6 +340,8 @@ class _Tracer(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if self._made >= self._limit:
+            raise OutOfBudget(f"more than {self._limit} operators")
         if func is torch.ops.prim.device.default:
             return func(*args, **kwargs)
         operands = [item for item in tree_leaves((args, kwargs)) if isinstance(item, torch.Tensor)]
@@ -294,6 +383,10 @@ class _Tracer(TorchDispatchMode):
         operands: list[torch.Tensor],
     ) -> object | None:
         """The real result, where all operands are known, it is small, and nothing is random."""
+        if name == "uniform_" and self.shadows.known(args[0]) and args[0].numel() <= LIMIT:
+            low = args[1] if len(args) > 1 else 0.0
+            high = args[2] if len(args) > 2 else 1.0
+            return self.shadows.get(args[0]).fill_(low + NEVER_DROPPED * (high - low))
         random = name.rstrip("_") in RANDOM
         small = all(tensor.numel() <= LIMIT for tensor in operands)
         if random or not small or not all(map(self.shadows.known, operands)):
@@ -314,18 +407,7 @@ class _Tracer(TorchDispatchMode):
     def running(self) -> Iterator[None]:
         """Everything that must be in place while the model runs."""
         with contextlib.ExitStack() as stack:
-            stack.callback(
-                register_module_forward_pre_hook(
-                    lambda module, _: self._modules.append(
-                        self._module_names.get(id(module), type(module).__name__)
-                    )
-                ).remove
-            )
-            stack.callback(
-                register_module_forward_hook(
-                    lambda module, _, output: self._leave(), always_call=True
-                ).remove
-            )
+            stack.enter_context(warnings.catch_warnings(action="ignore"))
             stack.enter_context(_autocast_on_meta())
             stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(torch.enable_grad())
@@ -351,6 +433,8 @@ class _Escapes(TorchFunctionMode):
     ) -> Any:
         name = getattr(func, "__name__", "")
         first = args[0] if args else None
+        if name in ("tensor", "as_tensor", "asarray", "new_tensor"):
+            return self._from_data(func, name, args, dict(kwargs or {}))
         if isinstance(first, torch.Tensor) and (
             first.device.type == "meta" or not self.shadows.known(first)
         ):
@@ -367,9 +451,39 @@ class _Escapes(TorchFunctionMode):
                     "__float__": lambda: float(scalar),
                     "__index__": lambda: int(scalar),
                 }[name]()
+            if name == "__format__" and first.dim() == 0:
+                return format(self.shadows.value(first, "a text").item(), *args[1:])
             if name == "__contains__" and not self.shadows.known(first):
                 return True
+            if name == "__getitem__":
+                args = (first, tree_map_only(list, _indices, args[1], is_leaf=_is_list))
         return func(*args, **(kwargs or {}))
+
+    def _from_data(
+        self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Numbers become a tensor on the CPU first, so that their values stay known."""
+        device = kwargs.get("device")
+        if name == "new_tensor":
+            template, args = args[0], args[1:]
+            device = device or template.device
+            kwargs.setdefault("dtype", template.dtype)
+            func = torch.tensor
+        data = args[0] if args else kwargs.get("data", kwargs.get("obj"))
+        on_meta = device is not None and torch.device(device).type == "meta"
+        if not on_meta or isinstance(data, torch.Tensor):
+            return func(*args, **kwargs)
+        return func(*args, **{**kwargs, "device": "cpu"}).to(device)
+
+
+def _is_list(tree: object) -> bool:
+    return isinstance(tree, list)
+
+
+def _indices(numbers: list[Any]) -> object:
+    """A list that indexes, as a real tensor: on the way to meta it would lose its numbers."""
+    whole = all(type(item) is int for item in numbers)
+    return torch.tensor(numbers) if numbers and whole else numbers
 
 
 @contextlib.contextmanager
@@ -385,6 +499,11 @@ def _autocast_on_meta() -> Iterator[None]:
         yield
     finally:
         torch.amp.autocast_mode.autocast.__init__ = original  # type: ignore[method-assign]
+
+
+def _weighs(node: Node) -> bool:
+    """Whether a node reads a weight of two or more dimensions."""
+    return any(value.derived and len(value.shape) > 1 for value in node.inputs)
 
 
 def _storage(tensor: torch.Tensor) -> int:

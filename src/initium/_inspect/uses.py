@@ -11,34 +11,34 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from initium._inspect.graph import Graph, Node, Value, operands
+from initium._inspect.graph import Graph, Node, Value
+from initium._inspect.links import Dims, Links, carry
 from initium._inspect.operators import (
-    CONVOLUTION,
+    ATTENTION,
     FACTORY,
     LOOKUP,
     NORM,
-    PRODUCT,
     RECURRENT,
 )
+from initium._inspect.products import Contraction, contraction
 from initium._types import Axes
 
-__all__ = ["Dims", "Use", "Uses", "find_uses"]
-
-Dims = tuple[frozenset[int], ...] | None
-"""For each dimension of a value, the parameter dimensions it comes from; ``None`` if unknown."""
+__all__ = ["Use", "Uses", "find_uses"]
 
 INDEXING = frozenset({"index", "_unsafe_index", "index_select"})
 
-Kind = Literal["matrix", "lookup", "recurrent", "norm", "add", "scale", "join", "other"]
+Kind = Literal["matrix", "lookup", "recurrent", "norm", "add", "scale", "join", "factor", "other"]
 
 
 @dataclass(slots=True, eq=False)
 class Use:
     """One operator that consumes one parameter (or something made of it).
 
+    A ``factor`` is a smaller parameter that a weight was made of, beside the weight itself.
     ``slot`` tells apart several parameters of one operator (``weight``, ``bias``, ``input``,
-    ``hidden``). ``axes`` are dimensions of the *parameter*. ``rows`` is the part of the output
-    dimension that this use takes, where it takes a slice.
+    ``hidden``). ``axes`` are dimensions of the *parameter*, ``places`` those of the output that its
+    output axes become (-1 where not known). ``part`` is (axis, start, size) where this use takes a
+    run of one axis.
     """
 
     kind: Kind
@@ -49,7 +49,8 @@ class Use:
     slot: str = "weight"
     data: Value | None = None
     axes: Axes | None = None
-    rows: tuple[int, int] | None = None
+    places: tuple[int, ...] = ()
+    part: tuple[int, int, int] | None = None
     groups: int = 1
     stride: int = 1
     transposed: bool = False
@@ -76,26 +77,48 @@ class Uses:
 
 
 def find_uses(graph: Graph) -> Uses:
-    """Walk the trace once, in order, and note every use of every parameter."""
-    links: dict[int, dict[str, Dims]] = {}
+    """Walk the trace in order and note every use of every parameter.
+
+    Parameters that first of all join the signal (learned queries, class tokens) are signals
+    themselves: where there are any, a second walk follows them.
+    """
+    uses = _walk(graph, frozenset())
+    tokens = frozenset(
+        name
+        for name, found in uses.by_parameter.items()
+        if found and found[0].kind == "join" and not any(map(_masks, found))
+    )
+    return _walk(graph, tokens) if tokens else uses
+
+
+def _masks(use: Use) -> bool:
+    """Whether a parameter is added to the scores of the fused attention."""
+    return use.node.op in ATTENTION and use.node.argument(3, "attn_mask") is use.weight
+
+
+def _walk(graph: Graph, tokens: frozenset[str]) -> Uses:
+    links: Links = {}
     signals = {value.id for value in graph.values if value.origin == "input"}
     for name, value in graph.parameters.items():
-        links[value.id] = {name: tuple(frozenset({dim}) for dim in range(len(value.shape)))}
+        if name in tokens:
+            signals.add(value.id)
+        else:
+            links[value.id] = {name: tuple(frozenset({dim}) for dim in range(len(value.shape)))}
     found: list[Use] = []
     for node in graph.nodes:
         if node.op in FACTORY:
             continue
-        uses = list(_uses_of(node, links, signals, graph))
+        uses = list(_uses_of(node, links, signals, graph, tokens))
         found += uses
-        flows = any(value.id in signals for value in node.inputs) or any(
-            use.kind in ("matrix", "recurrent", "lookup") for use in uses
-        )
+        chosen = node.op in INDEXING and node.inputs[0].id in links and _chooses(node, signals)
+        flows = not chosen and any(value.id in signals for value in node.inputs)
+        flows = flows or any(use.kind in ("matrix", "recurrent", "lookup") for use in uses)
         for out in node.outputs:
             if flows:
                 signals.add(out.id)
                 links.pop(out.id, None)
             elif out.id not in links:
-                linked = _carry(node, out, links)
+                linked = carry(node, out, links)
                 if linked:
                     links[out.id] = linked
     result = Uses(found, {name: [] for name in graph.parameters}, {}, signals)
@@ -110,25 +133,37 @@ _Make: TypeAlias = Callable[..., Iterator[Use]]
 
 
 def _uses_of(
-    node: Node, links: dict[int, dict[str, Dims]], signals: set[int], graph: Graph
+    node: Node, links: Links, signals: set[int], graph: Graph, tokens: frozenset[str]
 ) -> Iterator[Use]:
     linked = [value for value in node.inputs if value.id in links]
-    if not linked:
+    if not linked and not any(value.name in tokens for value in node.inputs):
         return
     out = node.outputs[0] if node.outputs else node.inputs[0]
 
     def uses(kind: Kind, value: object, slot: str, **more: object) -> Iterator[Use]:
         if isinstance(value, Value) and value.id in links:
             linked = links[value.id]
-            whole = linked if kind in ("add", "scale") else _heads(value, linked, graph)
+            whole = linked if kind in ("add", "scale", "join") else _heads(value, linked, graph)
             for name in whole:
                 yield Use(kind, node, name, value, out, slot, **more)  # type: ignore[arg-type]
 
-    if node.op == "linear" or node.op in CONVOLUTION:
-        yield from _explicit(node, uses, links)
-        yield from uses("join", node.args[0], "input", data=out)
+    for name in (value.name for value in node.inputs if value.name in tokens):
+        yield Use("join", node, name, graph.parameters[name], out, data=out)
+    found = contraction(node, links, signals)
+    if found is not None:
+        for use in uses("matrix", found.weight, "weight", data=found.data):
+            yield _placed(use, found, links)
+        whole = set(_heads(found.weight, links[found.weight.id], graph))
+        for name in links[found.weight.id].keys() - whole:
+            yield Use("factor", node, name, found.weight, out, data=found.data)
+        yield from uses("join", found.data, "input", data=out)
+        for value in node.inputs:
+            if value is not found.weight and value is not found.data:
+                yield from uses("add", value, "bias", data=out)
     elif node.op in LOOKUP:
         yield from uses("lookup", node.args[0], "weight", data=node.argument(1, "indices"))
+    elif node.op in INDEXING and node.args[0] in linked and _chooses(node, signals):
+        return
     elif node.op in INDEXING and node.args[0] in linked and _by_signal(node, signals):
         index = next(value for value in node.inputs[1:] if value.id in signals)
         yield from uses("lookup", node.args[0], "weight", data=index)
@@ -136,19 +171,24 @@ def _uses_of(
         yield from _norm(node, uses)
     elif node.op in RECURRENT:
         yield from _recurrent(node, uses)
-    elif node.op in PRODUCT and (pair := _product(node, links, signals)) is not None:
-        weight, data, axes = pair
-        for use in uses("matrix", weight, "weight", data=data):
-            yield _placed(use, axes, links, graph)
-        yield from uses("join", data, "input", data=out)
-        for value in node.inputs:
-            if value is not weight and value is not data:
-                yield from uses("add", value, "bias", data=out)
     elif any(value.id in signals for value in node.inputs):
         kind = _KINDS.get(node.op, "other")
         data = next(value for value in node.inputs if value.id in signals)
         for value in linked:
             yield from uses(kind, value, "weight", data=data)
+
+
+def _chooses(node: Node, signals: set[int]) -> bool:
+    """Whether a parameter is indexed by what was computed (experts), not by what was given (ids)."""
+    stack = [value for value in node.inputs[1:] if value.id in signals]
+    for _ in range(64):
+        if not stack:
+            return False
+        value = stack.pop()
+        if value.dtype.is_floating_point:
+            return True
+        stack += value.node.inputs if value.node is not None else ()
+    return False
 
 
 def _by_signal(node: Node, signals: set[int]) -> bool:
@@ -174,51 +214,6 @@ def _heads(value: Value, linked: dict[str, Dims], graph: Graph) -> Iterator[str]
     """The parameters that a value stands for: those as large as it, or else all it is made of."""
     full = [name for name in linked if graph.parameters[name].numel >= max(value.numel, 1)]
     yield from full or linked
-
-
-def _explicit(node: Node, uses: _Make, links: dict[int, dict[str, Dims]]) -> Iterator[Use]:
-    """``linear`` and the convolutions: the schema says which operand is the weight."""
-    data, weight = node.args[0], node.args[1]
-    assert isinstance(weight, Value)
-    graph_dims = len(weight.shape)
-    transposed = "transpose" in node.op
-    groups, stride = 1, 1
-    inputs: tuple[int, ...] = (graph_dims - 1,)
-    outputs: tuple[int, ...] = tuple(range(graph_dims - 1))
-    field: tuple[int, ...] = ()
-    if node.op != "linear":
-        field = tuple(range(2, graph_dims))
-        inputs, outputs = (1,), (0,)
-        names = [argument.name for argument in node.overload._schema.arguments]
-        if "transposed" in names:
-            transposed = bool(node.argument(names.index("transposed"), "transposed", False))
-        groups = _integer(node, names, "groups", 1)
-        stride = _product_of(node, names, "stride", len(field))
-        if transposed:
-            inputs, outputs = outputs, inputs
-    axes = Axes(inputs, outputs, (), field)
-    for use in uses("matrix", weight, "weight", data=data):
-        placed = _placed(use, axes, links, None)
-        placed.groups, placed.stride, placed.transposed = groups, stride, transposed
-        placed.kernel = tuple(weight.shape[dim] for dim in field)
-        yield placed
-    yield from uses("add", node.argument(2, "bias"), "bias", data=node.out)
-
-
-def _integer(node: Node, names: list[str], name: str, default: int) -> int:
-    value = node.argument(names.index(name), name, default) if name in names else default
-    return value if isinstance(value, int) else default
-
-
-def _product_of(node: Node, names: list[str], name: str, dims: int) -> int:
-    value = node.argument(names.index(name), name, 1) if name in names else 1
-    if isinstance(value, int):
-        return value**dims
-    sizes = [item for item in value if isinstance(item, int)] if isinstance(value, list) else []
-    total = 1
-    for size in sizes * dims if len(sizes) == 1 else sizes:
-        total *= size
-    return total
 
 
 def _norm(node: Node, uses: _Make) -> Iterator[Use]:
@@ -261,63 +256,13 @@ def _slot(weights: list[object], position: int) -> str:
     return ("input", "hidden")[within] if within < 2 else "projection"
 
 
-def _product(
-    node: Node, links: dict[int, dict[str, Dims]], signals: set[int]
-) -> tuple[Value, Value, Axes] | None:
-    """The weight operand, the data operand, and the weight operand's axes."""
-    if node.op == "einsum":
-        return _einsum(node, links)
-    values = [item for item in node.args if isinstance(item, Value)]
-    if node.op in ("addmm", "baddbmm", "addmv", "addbmm"):
-        values = values[1:]
-    if len(values) < 2:
-        return None
-    left, right = values[:2]
-    if right.id in links and (left.id in signals or left.id not in links or _direct(right)):
-        weight, data, on_right = right, left, True
-    elif left.id in links:
-        weight, data, on_right = left, right, False
-    else:
-        return None
-    rank = len(weight.shape)
-    if rank == 1:
-        return weight, data, Axes((0,), ())
-    inner, outer = (rank - 2, rank - 1) if on_right else (rank - 1, rank - 2)
-    batch = tuple(dim for dim in range(rank - 2) if weight.shape[dim] > 1)
-    return weight, data, Axes((inner,), (outer,), batch)
-
-
-def _direct(value: Value) -> bool:
-    return value.origin == "parameter" or len(value.roots) == 1
-
-
-def _einsum(node: Node, links: dict[int, dict[str, Dims]]) -> tuple[Value, Value, Axes] | None:
-    equation = node.args[0]
-    values = list(operands(node.args[1]))
-    weight = next((value for value in values if value.id in links), None)
-    if weight is None or not isinstance(equation, str) or len(values) != 2:
-        return None
-    equation = equation.replace(" ", "")
-    left, _, result = equation.partition("->")
-    terms = left.split(",")
-    mine = terms[values.index(weight)].replace("...", "")
-    other = terms[1 - values.index(weight)]
-    if len(mine) != len(weight.shape):
-        return None
-    inputs, outputs, batch = [], [], []
-    for dim, letter in enumerate(mine):
-        if letter not in result:
-            inputs.append(dim)
-        elif letter in other:
-            batch.append(dim)
-        else:
-            outputs.append(dim)
-    data = values[1 - values.index(weight)]
-    return weight, data, Axes(tuple(inputs), tuple(outputs), tuple(batch))
-
-
-def _placed(use: Use, axes: Axes, links: dict[int, dict[str, Dims]], graph: Graph | None) -> Use:
+def _placed(use: Use, found: Contraction, links: Links) -> Use:
     """The use with its operand's axes carried back to dimensions of the parameter."""
+    field = found.axes.field
+    use = replace(
+        use, groups=found.groups, stride=found.stride, transposed=found.transposed,
+        kernel=tuple(found.weight.shape[dim] for dim in field),
+    )  # fmt: skip
     dims = links[use.weight.id][use.parameter]
     if dims is None:
         return use
@@ -325,95 +270,49 @@ def _placed(use: Use, axes: Axes, links: dict[int, dict[str, Dims]], graph: Grap
     def back(group: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(sorted(set().union(*(dims[dim] for dim in group)))) if group else ()
 
-    inputs, outputs, field = back(axes.inputs), back(axes.outputs), back(axes.field)
-    named = set(inputs) | set(outputs) | set(field)
-    shape = _parameter_shape(use)
+    inputs, outputs, taps = back(found.axes.inputs), back(found.axes.outputs), back(field)
+    named = set(inputs) | set(outputs) | set(taps)
+    shape, part = _whole(use)
     batch = tuple(dim for dim, size in enumerate(shape) if dim not in named and size > 1)
+    places = {}
+    if len(found.places) == len(found.axes.outputs):
+        for dim, place in zip(found.axes.outputs, found.places, strict=True):
+            places.update(dict.fromkeys(dims[dim], place))
     return replace(
-        use,
-        axes=Axes(inputs, outputs, batch, field),
-        rows=_rows(use, outputs),
-    )
+        use, axes=Axes(inputs, outputs, batch, taps), part=part,
+        places=tuple(places.get(axis, -1) for axis in outputs),
+    )  # fmt: skip
 
 
-def _parameter_shape(use: Use) -> tuple[int, ...]:
+def _whole(use: Use) -> tuple[tuple[int, ...], tuple[int, int, int] | None]:
+    """The parameter's shape; and (axis, start, size) where the operand is a run of one axis."""
     value = use.weight
     while value.origin != "parameter" and value.node is not None:
         source = next((v for v in value.node.inputs if use.parameter in v.roots), None)
         if source is None:
             break
         value = source
-    return value.shape
+    mine = use.weight
+    if value.storage != mine.storage or not value.strides or mine.numel >= value.numel:
+        return value.shape, None
+    if mine.numel == 0:
+        return value.shape, None
+    for axis, (size, stride) in enumerate(zip(value.shape, value.strides, strict=True)):
+        others = value.numel // size
+        taken, rest = divmod(mine.numel, others)
+        start = mine.offset // stride % size
+        inside = mine.offset - start * stride == 0 or axis == 0
+        if not rest and taken < size and inside and start + taken <= size:
+            spans = [(n, s) for n, s in zip(mine.shape, mine.strides, strict=True) if n > 1]
+            along = [n for n, s in spans if stride <= s < stride * size]
+            across = [n for n, s in spans if not stride <= s < stride * size]
+            if _product_of(along) == taken and _product_of(across) == others:
+                return value.shape, (axis, start, taken)
+    return value.shape, None
 
 
-def _rows(use: Use, outputs: tuple[int, ...]) -> tuple[int, int] | None:
-    """(start, size) along the output dimension, where the operand is a slice of the weight."""
-    value = use.weight
-    while value.origin != "parameter" and value.node is not None and value.node.inputs:
-        value = value.node.inputs[0]
-    if value.storage != use.weight.storage or not outputs or not value.strides:
-        return None
-    dim = outputs[0]
-    start = use.weight.offset // value.strides[dim] % value.shape[dim]
-    size = use.weight.numel * value.shape[dim] // max(value.numel, 1)
-    for other in range(len(value.shape)):
-        if other != dim and value.shape[other] not in use.weight.shape:
-            return None
-    return (start, size) if 0 < size < value.shape[dim] else None
-
-
-def _carry(node: Node, out: Value, links: dict[int, dict[str, Dims]]) -> dict[str, Dims]:
-    """The links of a value made of linked and constant operands."""
-    carried: dict[str, Dims] = {}
-    for source in node.inputs:
-        for name, dims in links.get(source.id, {}).items():
-            carried[name] = None if dims is None else _through(source, out, dims)
-    return carried
-
-
-def _through(source: Value, out: Value, dims: tuple[frozenset[int], ...]) -> Dims:
-    """Dimensions of ``out`` in terms of those of ``source``."""
-    none: frozenset[int] = frozenset()
-    if out.storage == source.storage and out.strides and source.strides:
-        spans = [
-            (stride, stride * size, dim)
-            for dim, (stride, size) in enumerate(zip(source.strides, source.shape, strict=True))
-            if size > 1 and stride > 0
-        ]
-        result = []
-        for stride, size in zip(out.strides, out.shape, strict=True):
-            inside = [
-                dims[dim] for low, high, dim in spans if stride < high and stride * size > low
-            ]
-            result.append(none.union(*inside) if size > 1 and stride > 0 and inside else none)
-        return tuple(result)
-    if out.shape == source.shape:
-        return dims
-    if out.numel == source.numel:
-        return _reshaped(source.shape, out.shape, dims)
-    aligned = []
-    for back in range(1, len(out.shape) + 1):
-        same = back <= len(source.shape) and source.shape[-back] == out.shape[-back]
-        aligned.append(dims[-back] if same else none)
-    return tuple(reversed(aligned))
-
-
-def _reshaped(
-    before: tuple[int, ...], after: tuple[int, ...], dims: tuple[frozenset[int], ...]
-) -> Dims:
-    """Row-major reshape: group the dimensions whose products meet."""
-    result: list[frozenset[int]] = []
-    position = 0
-    pending: frozenset[int] = frozenset()
-    left = right = 1
-    for size in after:
-        right *= size
-        while left < right and position < len(before):
-            left *= before[position]
-            if before[position] > 1:
-                pending |= dims[position]
-            position += 1
-        result.append(pending if size > 1 else frozenset())
-        if left == right:
-            pending = frozenset()
-    return tuple(result)
+def _product_of(sizes: list[int]) -> int:
+    total = 1
+    for size in sizes:
+        total *= size
+    return total

@@ -25,7 +25,7 @@ from initium._load.weightless import weightless
 from initium._model.hf_inputs import transformers_inputs
 from initium.errors import ModelError, near
 
-__all__ = ["load_hf"]
+__all__ = ["config_files", "load_hf"]
 
 HEADS = (
     "SPEECH_SEQ_2_SEQ",
@@ -71,6 +71,25 @@ def load_hf(name: str, *, tiny: bool, meta: bool) -> tuple[nn.Module, Any, str]:
     shapes = {key: list(value.shape) for key, value in batch.items() if hasattr(value, "shape")}
     passed = ", ".join(f"{key} {shape}" for key, shape in shapes.items())
     return model, batch, f"{cls.__name__}, {how}; random {passed}"
+
+
+def config_files(model: Any, dtype: str) -> dict[str, str]:
+    """What transformers needs beside the weights: how to build the model, and how to generate.
+
+    Args:
+        model: a model of transformers.
+        dtype: of the weights, such as ``"bfloat16"``.
+
+    Returns:
+        the text of ``config.json``, and of ``generation_config.json`` if the model can generate.
+    """
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    config.dtype = dtype
+    files = {"config.json": config.to_json_string()}
+    if model.can_generate():
+        files["generation_config.json"] = model.generation_config.to_json_string()
+    return files
 
 
 @contextmanager

@@ -29,7 +29,7 @@ def must_be_module(model: object) -> None:
         )
 
 
-def call(model: nn.Module, inputs: object) -> Any:
+def call(model: Callable[..., Any], inputs: object) -> Any:
     """``model(**inputs)`` for a mapping, ``model(*inputs)`` for a tuple, ``model(inputs)`` else."""
     if isinstance(inputs, Mapping):
         return model(**inputs)

@@ -14,7 +14,7 @@ from torch import nn
 
 from initium.errors import ModelError
 
-__all__ = ["Slot", "canonical", "named_modules", "slots"]
+__all__ = ["Slot", "canonical", "named_modules", "slots", "unwrapped"]
 
 WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Attribute names under which a wrapper keeps the module it wraps."""
@@ -41,6 +41,17 @@ def canonical(name: str, model: nn.Module | None = None) -> str:
 
 def _is_wrapper(module: object) -> bool:
     return type(module).__name__ in {"DistributedDataParallel", "DataParallel", "DDP"}
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside wrappers that only forward to it: compiled, data-parallel."""
+    while True:
+        if _is_wrapper(model) or type(model).__name__ == "OptimizedModule":
+            inner = model.module if _is_wrapper(model) else model._orig_mod
+            assert isinstance(inner, nn.Module)
+            model = inner
+        else:
+            return model
 
 
 @dataclass(slots=True)

@@ -1,0 +1,115 @@
+"""Roles of the weights around attention: queries, keys, values, outputs, and the width of a head."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from initium._inspect.attention import Attention, Operand
+from initium._inspect.blocks import blocks_of
+from initium._inspect.facts import Facts, channel_axis
+from initium._inspect.flow import Flow
+from initium._inspect.graph import Value
+from initium._inspect.labels import Rows, head_width, rows
+from initium._inspect.operators import ATTENTION
+from initium._inspect.uses import Use
+from initium._types import Block, Role
+
+__all__ = ["attention_roles"]
+
+ROLES: dict[str, Role] = {"q": "attn_q", "k": "attn_k", "v": "attn_v"}
+WORDS = {"q": "queries", "k": "keys", "v": "values"}
+
+
+def attention_roles(flow: Flow, attentions: list[Attention], facts: dict[str, Facts]) -> None:
+    """Name the weights behind and in front of every attention."""
+    parts: dict[str, dict[str, tuple[Use, Value]]] = {}
+    for attention in attentions:
+        widths = _widths(flow, attention)
+        for operand in attention.operands:
+            for use in operand.weights:
+                if use.kind == "matrix" and not _feeds_another(flow, use):
+                    parts.setdefault(use.parameter, {}).setdefault(
+                        operand.label, (use, operand.value)
+                    )
+                    if use.parameter in facts:
+                        facts[use.parameter].head_dim = widths.get(operand.label)
+    for name, labels in parts.items():
+        fact = facts.get(name)
+        if fact is None or fact.role != "unknown":
+            continue
+        fact.writes = False
+        if len(labels) == 1:
+            label = next(iter(labels))
+            fact.role = ROLES[label]
+            fact.why["role"] = f"nearest weight behind the {WORDS[label]} of an attention"
+            continue
+        fact.role = "attn_qkv"
+        words = " and ".join(WORDS[label] for label in sorted(labels, key="qkv".index))
+        fact.why["role"] = f"one matrix behind the {words} of an attention"
+        fact.blocks = _blocks(flow, name, fact, labels)
+    for attention in attentions:
+        for use in attention.outputs:
+            fact = facts.get(use.parameter)
+            if fact is not None and fact.role == "unknown":
+                fact.role = "attn_out"
+                fact.head_dim = _widths(flow, attention).get("v")
+                fact.why["role"] = "first weight that reads the output of an attention"
+
+
+def _feeds_another(flow: Flow, use: Use) -> bool:
+    """Whether a part of a product is read by a further weight: the first half of a low-rank pair,
+    even where another part is a key of its own."""
+    return any(
+        piece.part and flow.uses.matrix(node) is not None
+        for piece in flow.pieces(use.out)
+        for node, _ in flow.consumers(piece.value)
+    )
+
+
+def _blocks(
+    flow: Flow, name: str, fact: Facts, labels: dict[str, tuple[Use, Value]]
+) -> tuple[Block, ...]:
+    ordered = sorted(labels.items(), key=lambda item: "qkv".index(item[0]))
+    use = fact.use
+    axes = use.axes.outputs if use is not None and use.axes is not None else ()
+    for axis in axes:
+        found = [(label, _rows(flow, *source, axis)) for label, source in ordered]
+        blocks = blocks_of(
+            flow, name, axis, [(label, taken) for label, taken in found if taken is not None]
+        )
+        if len(blocks) == len(labels):
+            return blocks
+    return ()
+
+
+def _rows(flow: Flow, use: Use, operand: Value, axis: int) -> Rows | None:
+    """The part of an output axis of the parameter that arrives in an operand."""
+    if use.axes is None or axis not in use.axes.outputs:
+        return None
+    place = use.places[use.axes.outputs.index(axis)]
+    taken = rows(flow, use.out, place, operand) if place >= 0 else None
+    if use.part is None or use.part[0] != axis:
+        return taken
+    _, start, size = use.part
+    return np.arange(start, start + size) if taken is None else taken + start
+
+
+def _widths(flow: Flow, attention: Attention) -> dict[str, int]:
+    """The width of one head of every operand."""
+    found: dict[str, int] = {}
+    for operand in attention.operands:
+        width = _width(flow, attention, operand)
+        if width is not None:
+            found.setdefault(operand.label, width)
+            if operand.label == "q":
+                found.setdefault("k", width)
+    return found
+
+
+def _width(flow: Flow, attention: Attention, operand: Operand) -> int | None:
+    if attention.node.op in ATTENTION:
+        return operand.value.shape[-1]
+    for use in operand.weights:
+        if use.kind == "matrix":
+            return head_width(flow, use.out, channel_axis(use), operand.value)
+    return None

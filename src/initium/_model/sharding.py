@@ -1,0 +1,108 @@
+"""Models whose parameters do not show what they are: flattened or emptied by what shards them.
+
+FSDP2, tensor parallelism and DDP keep every parameter as a tensor of its own with the shape of the
+whole. FSDP1 and DeepSpeed ZeRO-3 do not, except inside their own contexts that gather them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from initium._model.names import canonical
+from initium.errors import ModelError
+
+__all__ = [
+    "bare_class",
+    "is_sharded",
+    "local",
+    "mesh_device",
+    "must_show_parameters",
+    "reshard",
+    "whole",
+]
+
+MIXINS = ("FSDPModule", "ReplicateModule")
+"""Classes that torch puts in front of a module's own, in a class made for that module."""
+
+
+def bare_class(module: nn.Module) -> type:
+    """The class of a module as its author wrote it: that of ``fully_shard`` hides it."""
+    kind = type(module)
+    while kind.__bases__[0].__name__ in MIXINS and len(kind.__bases__) > 1:
+        kind = kind.__bases__[1]
+    return kind
+
+
+def is_sharded(tensor: torch.Tensor) -> bool:
+    """Whether it is a DTensor; its class is not imported for models that have none."""
+    return hasattr(tensor, "placements") and hasattr(tensor, "device_mesh")
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """What this process holds of a tensor, sharing its memory."""
+    if not is_sharded(tensor):
+        return tensor
+    with torch.no_grad():
+        part: torch.Tensor = tensor.to_local()  # type: ignore[attr-defined]
+    return part
+
+
+def mesh_device(tensor: torch.Tensor) -> str | None:
+    """The type of device that a sharded tensor is meant for; ``None`` for any other."""
+    if not is_sharded(tensor):
+        return None
+    return str(tensor.device_mesh.device_type)  # type: ignore[attr-defined]
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor | None:
+    """All of a tensor, sharing its memory; ``None`` if this process does not hold all of it."""
+    if is_sharded(tensor) and not all(
+        placement.is_replicate()
+        for placement in tensor.placements  # type: ignore[attr-defined]
+    ):
+        return None
+    return local(tensor)
+
+
+def must_show_parameters(model: nn.Module) -> None:
+    """Refuse a model in which parameters have lost their shapes.
+
+    Raises:
+        ModelError: FSDP1 has flattened them, or ZeRO-3 has left tensors without elements.
+    """
+    for name, module in model.named_modules():
+        if _has_flat_parameter(module):
+            raise ModelError(
+                "FSDP1 has flattened its parameters, and their shapes are gone",
+                where=canonical(name, model) or type(model).__name__,
+                fix="use fully_shard (FSDP2), or do this before wrapping the model, or inside "
+                "FullyShardedDataParallel.summon_full_params(model)",
+            )
+    for name, parameter in model.named_parameters():
+        whole = getattr(parameter, "ds_shape", None)
+        if whole is not None and tuple(whole) != tuple(parameter.shape):
+            raise ModelError(
+                f"DeepSpeed ZeRO-3 holds this parameter of shape {tuple(whole)} elsewhere, and "
+                "writing to it would do nothing",
+                where=canonical(name, model),
+                value=tuple(parameter.shape),
+                fix="do this before deepspeed.initialize and without deepspeed.zero.Init, or inside"
+                " deepspeed.zero.GatheredParameters(list(model.parameters()), modifier_rank=0)",
+            )
+
+
+def reshard(model: nn.Module) -> None:
+    """Let FSDP2 put its own parameters back in the place of the gathered ones, which are copies."""
+    for module in model.modules():
+        if any(kind.__name__ in MIXINS for kind in type(module).__mro__):
+            module.reshard()  # type: ignore[operator]
+
+
+def _has_flat_parameter(module: nn.Module) -> bool:
+    if not any(kind.__name__ == "FullyShardedDataParallel" for kind in type(module).__mro__):
+        return False
+    handle = getattr(module, "_handle", None)
+    if handle is None:
+        return False
+    return "_flat_param" in module._parameters or bool(handle.is_sharded(handle.flat_param))

@@ -1,0 +1,741 @@
+"""One small model for every rule of the inspection: what it must say of each weight.
+
+``@case(inputs, {name: text})`` reads ``role [fan_in fan_out] [writes] [label=total ...]``; a model
+that is renamed throughout has to give the same. Not covered: whole architectures (see the truth
+tables) and the trace itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from initium import inspect
+from initium._types import ParameterView
+
+CASES: dict[str, tuple[Callable[[], nn.Module], object, dict[str, str]]] = {}
+WIDTH = 16
+TOKENS = torch.zeros(2, 5, WIDTH)
+IMAGE = torch.zeros(2, 3, 8, 8)
+
+
+def case(inputs: object, expected: dict[str, str]) -> Callable[[type], type]:
+    def register(model: type) -> type:
+        CASES[model.__name__] = (model, inputs, expected)
+        return model
+
+    return register
+
+
+def described(view: ParameterView, text: str) -> str:
+    """What the view says, with the kinds of statement that ``text`` makes."""
+    said = [str(view.role)]
+    words = text.split()
+    if any(word.isdigit() for word in words):
+        fused = any(not block.stacked for block in view.blocks) and "=" in text
+        said += [str(view.fan_in)] if fused else [str(view.fan_in), str(view.fan_out)]
+    if view.writes_residual:
+        said.append("writes")
+    if any("=" in word for word in words):
+        said += [f"{block.label}={block.total}" for block in view.blocks]
+    return " ".join(said)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_rule(name):
+    make, inputs, expected = CASES[name]
+    view = inspect(make(), inputs)
+    assert view.problem is None
+    said = {key: described(view.parameters[key], text) for key, text in expected.items()}
+    assert said == expected
+    assert all(view.parameters[key].evidence["role"].rung != "named" for key in expected)
+
+
+class Base(nn.Module):
+    """An MLP's two matrices and a norm; ``forward`` differs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+        self.a, self.b = nn.Linear(WIDTH, 32), nn.Linear(32, WIDTH)
+        self.last = nn.Linear(WIDTH, 7)
+
+    def branch(self, x: Tensor) -> Tensor:
+        return self.b(F.gelu(self.a(self.norm(x))))
+
+
+MLP = {"a.weight": "mlp_up 16 32", "b.weight": "mlp_down 32 16 writes", "last.weight": "head 16 7"}
+
+
+# -- sums that are written otherwise --------------------------------------------------------------
+
+
+@case(TOKENS, MLP)
+class Stacked(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.stack([x, self.branch(x)]).sum(0))
+
+
+@case(TOKENS, MLP)
+class Lerp(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.lerp(x, self.branch(x), 0.3))
+
+
+@case(TOKENS, MLP | {"gate": "scale"})
+class Addcmul(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.ones(WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.addcmul(x, self.gate, self.branch(x)))
+
+
+@case(TOKENS, MLP)
+class Addmm(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, WIDTH)
+        up = F.gelu(self.a(self.norm(flat)))
+        return self.last(torch.addmm(flat, up, self.b.weight.t()) + self.b.bias)
+
+
+@case(TOKENS, MLP)
+class Baddbmm(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        up = F.gelu(self.a(self.norm(x)))
+        return self.last(torch.baddbmm(x, up, self.b.weight.t().expand(2, 32, WIDTH)))
+
+
+@case(TOKENS, MLP)
+class InPlace(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.clone()
+        x += self.branch(x)
+        return self.last(x)
+
+
+@case(TOKENS, MLP)
+class AddInto(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.branch(x)
+        y.add_(x)
+        return self.last(y)
+
+
+@case(TOKENS, MLP)
+class AddAlpha(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.add(x, self.branch(x), alpha=0.5))
+
+
+@case(TOKENS, MLP)
+class DeepNorm(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(2.0 * x + self.b(F.gelu(self.a(x))))
+        return self.last(x)
+
+
+@case(TOKENS, MLP | {"alpha": "scale"})
+class ReZero(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x + self.alpha * self.branch(x))
+
+
+@case(TOKENS, {"t.weight": "linear 16 16", "h.weight": "linear 16 16 writes"})
+class Highway(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.t, self.h = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.last = nn.Linear(WIDTH, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = torch.sigmoid(self.t(x))
+        return self.last(gate * torch.relu(self.h(x)) + (1 - gate) * x)
+
+
+class Repeated(nn.Module):
+    def __init__(self, depth: int = 2) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(Base() for _ in range(depth))
+        self.last = nn.Linear(WIDTH, 7)
+
+
+REPEATED = {
+    f"parts.{i}.{name}.weight": text
+    for i in range(2)
+    for name, text in (("a", "mlp_up 16 32"), ("b", "mlp_down 32 16 writes"))
+} | {"last.weight": "head 16 7"}
+
+
+@case(TOKENS, REPEATED | {"keep": "scale", "back": "scale"})
+class FirstValueAgain(Repeated):
+    def __init__(self) -> None:
+        super().__init__()
+        self.keep, self.back = nn.Parameter(torch.ones(2)), nn.Parameter(torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = x = F.rms_norm(x, (WIDTH,))
+        for i, part in enumerate(self.parts):
+            x = self.keep[i] * x + self.back[i] * first
+            x = x + part.branch(x)
+        return self.last(x)
+
+
+@case(TOKENS, REPEATED)
+class HyperConnections(Repeated):
+    """Two copies of the stream, mixed and read by small matrices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Parameter(torch.eye(2).repeat(2, 1, 1))
+        self.read, self.write = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        streams = x.unsqueeze(-2).expand(2, 5, 2, WIDTH)
+        for i, part in enumerate(self.parts):
+            given = torch.einsum("n,btnd->btd", self.read[i], streams)
+            kept = torch.einsum("mn,btnd->btmd", self.mix[i], streams)
+            streams = kept + part.branch(given).unsqueeze(-2) * self.write[i][:, None]
+        return self.last(streams.sum(-2))
+
+
+@case(TOKENS, MLP | {"join.weight": "linear 32 16"})
+class Concatenated(Base):
+    """A concatenation is no sum: nothing but the inner block writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.join = nn.Linear(32, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x + self.branch(x)
+        return self.last(F.relu(self.join(torch.cat([x, y], -1))))
+
+
+# -- products and experts -------------------------------------------------------------------------
+
+
+@case(TOKENS, {"q": "attn_q 16 16", "kv": "attn_qkv 16 k=1 v=1", "o": "attn_out 16 16 writes"})
+class EinsumAttention(nn.Module):
+    """Three operands at once, and weights with an axis per head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.o = nn.Parameter(torch.ones(16, 4, 4)), nn.Parameter(torch.ones(4, 4, 16))
+        self.kv = nn.Parameter(torch.ones(16, 2, 4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        k, v = torch.einsum("btd,dnhk->nbthk", x, self.kv).unbind(0)
+        scores = torch.einsum("btd,dhk,bshk->bhts", x, self.q, k).softmax(-1)
+        return x + torch.einsum("bhts,bshk,hkd->btd", scores, v, self.o)
+
+
+@case(TOKENS, {"a": "mlp_up 16 32", "b": "mlp_down 32 16 writes"})
+class AtSign(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.ones(16, 32)), nn.Parameter(torch.ones(32, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + F.relu(x @ self.a) @ self.b
+
+
+@case(
+    TOKENS,
+    {
+        "route.weight": "router 16 4",
+        "up": "mlp_up 16 24 expert=4",
+        "down": "mlp_down 24 16 writes expert=4",
+    },
+)
+class DenseExperts(nn.Module):
+    """Every expert for every token, [experts, in, out] and [experts, out, in], no top-k."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.route = nn.Linear(WIDTH, 4, bias=False)
+        self.up, self.down = nn.Parameter(torch.ones(4, 16, 24)), nn.Parameter(torch.ones(4, 16, 24))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = self.route(x).softmax(-1)
+        h = F.gelu(torch.einsum("btd,edf->ebtf", x, self.up))
+        out = torch.einsum("ebtf,edf->ebtd", h, self.down)
+        return x + torch.einsum("ebtd,bte->btd", out, weights)
+
+
+@case(
+    TOKENS,
+    {
+        "slots": "router 16 12",
+        "up": "mlp_up 16 24 expert=4",
+        "down": "mlp_down 24 16 writes expert=4",
+    },
+)
+class SoftExperts(nn.Module):
+    """Soft mixture: slots are mixtures of tokens, tokens are mixtures of slots."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slots = nn.Parameter(torch.ones(16, 12))
+        self.up, self.down = nn.Parameter(torch.ones(4, 16, 24)), nn.Parameter(torch.ones(4, 24, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = x @ self.slots
+        slots = torch.einsum("bts,btd->bsd", logits.softmax(1), x).view(2, 4, 3, WIDTH)
+        h = torch.einsum("besd,edf->besf", slots, self.up).relu()
+        out = torch.einsum("besf,efd->besd", h, self.down).reshape(2, 12, WIDTH)
+        return x + torch.einsum("bts,bsd->btd", logits.softmax(-1), out)
+
+
+@case(
+    TOKENS,
+    {
+        "route.weight": "router 16 4",
+        "offset": "bias",
+        "experts.0.0.weight": "mlp_up 16 24",
+        "experts.3.2.weight": "mlp_down 24 16 writes",
+        "shared.0.weight": "mlp_up 16 24",
+        "shared.2.weight": "mlp_down 24 16 writes",
+    },
+)
+class LoopedExperts(nn.Module):
+    """A sigmoid router with a correction for the choice, a loop with index_add, a shared expert."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def mlp() -> nn.Module:
+            return nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 16))
+
+        self.route = nn.Linear(WIDTH, 4, bias=False)
+        self.offset = nn.Parameter(torch.zeros(4))
+        self.experts = nn.ModuleList(mlp() for _ in range(4))
+        self.shared = mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, WIDTH)
+        scores = self.route(flat).sigmoid()
+        chosen = (scores + self.offset).topk(2, -1).indices
+        weights = scores.gather(1, chosen)
+        weights = weights / weights.sum(-1, keepdim=True)
+        out = torch.zeros_like(flat)
+        for number, expert in enumerate(self.experts):
+            row, place = torch.where(chosen == number)
+            out.index_add_(0, row, expert(flat[row]) * weights[row, place, None])
+        return x + out.view_as(x) + self.shared(x)
+
+
+@case(TOKENS, {"route.weight": "router 16 3", "up": "mlp_up 16 24 expert=3",
+               "down": "mlp_down 24 16 writes expert=3"})  # fmt: skip
+class SwitchExperts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.route = nn.Linear(WIDTH, 3, bias=False)
+        self.up, self.down = nn.Parameter(torch.ones(3, 16, 24)), nn.Parameter(torch.ones(3, 24, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, WIDTH)
+        weight, index = self.route(flat).softmax(-1).max(-1)
+        mask = F.one_hot(index, 3).to(x.dtype)
+        given = torch.einsum("te,td->etd", mask, flat)
+        out = torch.bmm(F.relu(torch.bmm(given, self.up)), self.down)
+        return x + (torch.einsum("etd,te->td", out, mask) * weight[:, None]).view_as(x)
+
+
+@case(TOKENS, {"route.weight": "router 16 3", "up": "mlp_up 16 24 expert=3",
+               "down": "mlp_down 24 16 writes expert=3"})  # fmt: skip
+class ExpertChoice(nn.Module):
+    """Experts choose tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.route = nn.Linear(WIDTH, 3, bias=False)
+        self.up, self.down = nn.Parameter(torch.ones(3, 16, 24)), nn.Parameter(torch.ones(3, 24, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, WIDTH)
+        weight, index = self.route(flat).softmax(-1).t().topk(4, -1)
+        out = torch.bmm(F.gelu(torch.bmm(flat[index], self.up)), self.down) * weight[..., None]
+        return x + torch.zeros_like(flat).index_add(0, index.flatten(), out.flatten(0, 1)).view_as(x)
+
+
+# -- attention ------------------------------------------------------------------------------------
+
+
+def split(x: Tensor, heads: int) -> Tensor:
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def joined(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(2)
+
+
+@case(
+    TOKENS,
+    {
+        "q_a.weight": "linear 16 6",
+        "q_b.weight": "attn_q 6 24",
+        "kv_a.weight": "linear 16 10",
+        "kv_b.weight": "attn_qkv 8 k=16 v=16",
+        "out.weight": "attn_out 16 16 writes",
+    },
+)
+class Latent(nn.Module):
+    """Queries, keys and values through low-rank pairs; one rotary key shared by all heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_a, self.q_norm, self.q_b = nn.Linear(16, 6), nn.LayerNorm(6), nn.Linear(6, 24)
+        self.kv_a, self.kv_norm, self.kv_b = nn.Linear(16, 10), nn.LayerNorm(8), nn.Linear(8, 32)
+        self.out = nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = split(self.q_b(self.q_norm(self.q_a(x))), 4)
+        latent, rotary = self.kv_a(x).split([8, 2], -1)
+        k, v = split(self.kv_b(self.kv_norm(latent)), 4).split([4, 4], -1)
+        k = torch.cat([k, rotary[:, None].expand(2, 4, 5, 2)], -1)
+        return x + self.out(joined(F.scaled_dot_product_attention(q, k, v)))
+
+
+QKVO = {
+    "q.weight": "attn_q 16 16",
+    "k.weight": "attn_k 16 16",
+    "v.weight": "attn_v 16 16",
+    "o.weight": "attn_out 16 16 writes",
+}
+
+
+class Projections(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(16, 16, bias=False) for _ in range(4))
+        self.gate = nn.Linear(16, 16)
+
+
+@case(TOKENS, QKVO)
+class LinearAttention(Projections):
+    """Keys with values first, then queries: no softmax anywhere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = split(self.q(x), 4), split(self.k(x), 4), split(self.v(x), 4)
+        q, k = F.elu(q) + 1, F.elu(k) + 1
+        mixed = q @ (k.transpose(-1, -2) @ v)
+        mixed = mixed / (q @ k.sum(-2)[..., None])
+        return x + self.o(joined(mixed))
+
+
+@case(TOKENS, QKVO)
+class Retention(Projections):
+    """Scores with a decay instead of a softmax."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = split(self.q(x), 4), split(self.k(x), 4), split(self.v(x), 4)
+        decay = 0.9 ** (torch.arange(5)[:, None] - torch.arange(5)).clamp(min=0)
+        mixed = ((q @ k.transpose(-1, -2)) * decay.to(x.device)) @ v
+        return x + self.o(joined(F.rms_norm(mixed, (4,))))
+
+
+@case(TOKENS, QKVO | {"beta.weight": "linear 16 4"})
+class DeltaRule(Projections):
+    """A state that forgets what it is about to write, one token after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.beta = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = split(self.q(x), 4), split(self.k(x), 4), split(self.v(x), 4)
+        q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+        beta = self.beta(x).sigmoid().transpose(1, 2)
+        state = x.new_zeros(2, 4, 4, 4)
+        out = []
+        for t in range(5):
+            old = (state * k[:, :, t, :, None]).sum(-2)
+            new = (v[:, :, t] - old) * beta[:, :, t, None]
+            state = state + k[:, :, t, :, None] * new[:, :, None]
+            out.append((state * q[:, :, t, :, None]).sum(-2))
+        return x + self.o(joined(torch.stack(out, 2)))
+
+
+@case(TOKENS, QKVO | {"gate.weight": "linear 16 16"})
+class GatedOutput(Projections):
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = split(self.q(x), 4), split(self.k(x), 4), split(self.v(x), 4)
+        mixed = joined(F.scaled_dot_product_attention(q, k, v))
+        return x + self.o(mixed * torch.sigmoid(self.gate(x)))
+
+
+@case(TOKENS, QKVO | {"sink": "bias"})
+class Sinks(Projections):
+    """A learned score per head beside the others, dropped after the softmax; softplus'ed keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sink = nn.Parameter(torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = split(self.q(x), 4), split(self.k(x), 4), split(self.v(x), 4)
+        scores = q @ k.transpose(-1, -2)
+        scores = torch.maximum(scores, torch.full_like(scores, -1e4))
+        scores = torch.cat([scores, self.sink.view(1, 4, 1, 1).expand(2, 4, 5, 1)], -1)
+        return x + self.o(joined(scores.softmax(-1)[..., :-1] @ v))
+
+
+@case(
+    (TOKENS, torch.zeros(2, 7, 12)),
+    {
+        "q.weight": "attn_q 16 16",
+        "kv.weight": "attn_qkv 12 k=4 v=4",
+        "o.weight": "attn_out 16 16 writes",
+    },
+)
+class CrossMultiQuery(nn.Module):
+    """Queries from one signal, one head of keys and values from another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.kv, self.o = nn.Linear(16, 16), nn.Linear(12, 8), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        k, v = self.kv(other).chunk(2, -1)
+        mixed = (split(self.q(x), 4) @ k[:, None].transpose(-1, -2)).softmax(-1) @ v[:, None]
+        return x + self.o(joined(mixed))
+
+
+@case(
+    TOKENS,
+    {
+        "queries": "token",
+        "q.weight": "attn_q 16 16",
+        "k.weight": "attn_k 16 16",
+        "v.weight": "attn_v 16 16",
+        "o.weight": "attn_out 16 16 writes",
+    },
+)
+class LearnedQueries(Projections):
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.zeros(3, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        given = self.queries.expand(2, 3, 16)
+        q, k, v = split(self.q(given), 4), split(self.k(x), 4), split(self.v(x), 4)
+        return given + self.o(joined(F.scaled_dot_product_attention(q, k, v)))
+
+
+@case(TOKENS, {"score.weight": "linear 16 5", "v.weight": "attn_v 16 16",
+               "o.weight": "attn_out 16 16 writes"})  # fmt: skip
+class SynthesizedScores(nn.Module):
+    """Softmax straight from a weight, instead of queries and keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score, self.v, self.o = nn.Linear(16, 5), nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.o(self.score(x).softmax(-1) @ self.v(x))
+
+
+@pytest.mark.parametrize("name", ["Latent", "EinsumAttention", "LinearAttention"])
+def test_the_width_of_a_head(name):
+    make, inputs, _ = CASES[name]
+    views = inspect(make(), inputs).parameters
+    seen = {key: view.head_dim for key, view in views.items() if view.role.startswith("attn")}
+    assert len(seen) >= 3
+    wide = {"q_b.weight": 6, "kv_b.weight": 6} if name == "Latent" else {}
+    assert seen == dict.fromkeys(seen, 4) | wide
+
+
+# -- convolutions ---------------------------------------------------------------------------------
+
+
+@case(IMAGE, {"stem.weight": "conv 27 72", "head.weight": "head 8 7"})
+class ConvHead(nn.Module):
+    """A 1x1 convolution and a mean over positions make the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 7, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.stem(x))).mean((2, 3)).squeeze()
+
+
+@case(IMAGE, {"a.weight": "linear 8 5", "b.weight": "head 8 7", "c.weight": "head 8 7"})
+class AveragedHeads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+        self.b, self.c = nn.Linear(8, 7), nn.Linear(8, 7)
+        self.back = nn.Linear(5, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.stem(x)).mean((2, 3))
+        return (self.b(y) + self.c(self.back(torch.relu(self.a(y))))) / 2
+
+
+@case(IMAGE, {"gamma": "norm_scale", "beta": "norm_bias", "conv.weight": "conv 27 72"})
+class FilterResponseNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(3, 8, 3, bias=False), nn.Conv2d(8, 8, 3)
+        self.gamma, self.beta = nn.Parameter(torch.ones(1, 8, 1, 1)), nn.Parameter(torch.ones(1, 8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        x = x * torch.rsqrt(x.pow(2).mean((2, 3), keepdim=True) + 1e-6)
+        return self.last(torch.relu(x * self.gamma + self.beta))
+
+
+@case(
+    IMAGE,
+    {
+        "expand.weight": "conv 3 24",
+        "deep.weight": "conv_depthwise 9 9",
+        "more.weight": "conv_depthwise 9 18",
+        "squeeze.weight": "conv 24 6",
+        "excite.weight": "conv 6 24",
+        "project.weight": "conv 24 3 writes",
+    },
+)
+class InvertedBottleneck(nn.Module):
+    """Squeeze and excitation only gates: it does not write. A multiplier makes two maps of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expand, self.norm = nn.Conv2d(3, 24, 1), nn.BatchNorm2d(24)
+        self.deep = nn.Conv2d(24, 24, 3, padding=1, groups=24)
+        self.squeeze, self.excite = nn.Conv2d(24, 6, 1), nn.Conv2d(6, 24, 1)
+        self.project, self.out_norm = nn.Conv2d(24, 3, 1), nn.BatchNorm2d(3)
+        self.more, self.last = nn.Conv2d(3, 6, 3, groups=3), nn.Conv2d(6, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.silu(self.deep(F.silu(self.norm(self.expand(x)))))
+        y = y * torch.sigmoid(self.excite(F.silu(self.squeeze(y.mean((2, 3), keepdim=True)))))
+        x = x + self.out_norm(self.project(y))
+        return self.last(torch.relu(self.more(x)))
+
+
+@case(
+    IMAGE,
+    {
+        "stem.weight": "patch 12 32",
+        "deep.weight": "conv_depthwise 9 9",
+        "up.weight": "mlp_up 8 32",
+        "down.weight": "mlp_down 32 8 writes",
+        "gamma": "scale",
+        "short.weight": "conv 8 16",
+        "first.weight": "conv 72 144",
+        "second.weight": "conv 144 144 writes",
+        "back.weight": "conv_transpose 64 48",
+    },
+)
+class ConvNeXtAndResNet(nn.Module):
+    """Linear layers between norm and residual are an MLP, convolutions between norms are not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.deep = nn.Conv2d(3, 8, 2, 2), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.norm, self.up, self.down = nn.LayerNorm(8), nn.Linear(8, 32), nn.Linear(32, 8)
+        self.gamma = nn.Parameter(torch.ones(8))
+        self.first, self.second = nn.Conv2d(8, 16, 3, 2, 1), nn.Conv2d(16, 16, 3, 1, 1)
+        self.norm1, self.norm2 = nn.BatchNorm2d(16), nn.BatchNorm2d(16)
+        self.short, self.back = nn.Conv2d(8, 16, 1, 2), nn.ConvTranspose2d(16, 3, 4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.norm(self.deep(x).permute(0, 2, 3, 1))
+        x = x + (self.gamma * self.down(F.gelu(self.up(y)))).permute(0, 3, 1, 2)
+        y = self.norm2(self.second(torch.relu(self.norm1(self.first(x)))))
+        return self.back(torch.relu(y + self.short(F.avg_pool2d(x, 1))))
+
+
+@case(IMAGE, {"a.weight": "conv 27 up=8 gate=8", "b.weight": "conv 72 72"})
+class GatedConvolution(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3), nn.Conv2d(8, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.b(F.glu(self.a(x), dim=1)))
+
+
+# -- parametrizations and adapters ----------------------------------------------------------------
+
+
+def parametrized(wrap: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    return nn.Sequential(wrap(nn.Linear(6, 9)), nn.ReLU(), nn.Linear(9, 3))
+
+
+@pytest.mark.parametrize(
+    ("wrap", "name"),
+    [
+        (parametrizations.weight_norm, "0.parametrizations.weight.original1"),
+        (parametrizations.spectral_norm, "0.parametrizations.weight.original"),
+        (parametrizations.orthogonal, "0.parametrizations.weight.original"),
+        (lambda m: parametrizations.orthogonal(m, "householder"), "0.parametrizations.weight.original"),
+        (lambda m: parametrizations.orthogonal(m, "cayley"), "0.parametrizations.weight.original"),
+    ],
+)
+def test_seen_through_a_parametrization(wrap, name):
+    view = inspect(parametrized(wrap), torch.zeros(2, 6))
+    assert view.problem is None
+    found = view.parameters[name]
+    assert (found.fan_in, found.fan_out, found.activation) == (6, 9, "relu")
+    assert view.parameters["2.weight"].role == "head"
+
+
+def test_the_length_of_a_normed_weight():
+    seen = inspect(parametrized(parametrizations.weight_norm), torch.zeros(2, 6)).parameters
+    length = seen["0.parametrizations.weight.original0"]
+    assert length.role == "scale"
+    assert length.magnitude_of == "0.parametrizations.weight.original1"
+
+
+class Adapted(nn.Module):
+    def __init__(self, base: nn.Linear, merged: bool) -> None:
+        super().__init__()
+        self.base, self.merged = base, merged
+        wide, narrow = base.weight.shape
+        self.down, self.up = nn.Linear(narrow, 3, bias=False), nn.Linear(3, wide, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.merged:
+            return F.linear(x, self.base.weight + 2.0 * self.up.weight @ self.down.weight)
+        return self.base(x) + 2.0 * self.up(self.down(F.dropout(x, 0.1)))
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_adapters_beside_a_fused_matrix(merged):
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fused = Adapted(nn.Linear(16, 48), merged)
+            self.out = Adapted(nn.Linear(16, 16), merged)
+            self.a, self.b = Adapted(nn.Linear(16, 32), merged), Adapted(nn.Linear(32, 16), merged)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = (split(part, 4) for part in self.fused(x).chunk(3, -1))
+            x = x + self.out(joined(F.scaled_dot_product_attention(q, k, v)))
+            return x + self.b(F.relu(self.a(x)))
+
+    seen = inspect(Model(), TOKENS).parameters
+    roles = {"fused": "attn_qkv", "out": "attn_out", "a": "mlp_up", "b": "mlp_down"}
+    for name, role in roles.items():
+        assert seen[f"{name}.base.weight"].role == role
+        assert seen[f"{name}.down.weight"].role == "lora_a"
+        assert seen[f"{name}.up.weight"].role == "lora_b"
+    assert [block.label for block in seen["fused.base.weight"].blocks] == ["q", "k", "v"]
+    assert seen["a.base.weight"].activation == "relu"
+    assert seen["b.base.weight"].writes_residual
