@@ -42,7 +42,9 @@ def page() -> str:
 
 
 def _heading(module: str) -> str:
-    found = inspect.getmodule(RECIPES[next(n for n, r in RECIPES.items() if r.__module__ == module)])
+    found = inspect.getmodule(
+        RECIPES[next(n for n, r in RECIPES.items() if r.__module__ == module)]
+    )
     return (inspect.getdoc(found) or "").partition("\n")[0].rstrip(".")
 
 

@@ -121,3 +121,9 @@ def test_the_depth_of_a_formula_is_that_of_the_model(tmp_path):
     for layers in (1, 2, 8):
         std = plan_model(tiny_gpt(layers=layers), path).entries["h.0.proj.weight"].std
         assert std == pytest.approx(0.02 / math.sqrt(2 * layers))
+
+
+def test_a_file_is_explained(tmp_path):
+    told = initium.explain(written(tmp_path, GOOD))
+    assert "normal(0.02 / sqrt(2 * layers))" in " ".join(told.split())
+    assert "residual multiplier 0.5: every branch (model code)" in told

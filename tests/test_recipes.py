@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -204,3 +207,16 @@ def test_reasons_are_one_line(name):
         tiny_gpt(), {"normal": "normal(1)", "mimetic": "mimetic(heads=2)"}.get(name, name)
     )
     assert all(entry.reason and "\n" not in entry.reason for entry in plan.entries.values())
+
+
+def test_the_page_of_the_catalogue_is_what_the_code_says():
+    docs = Path(__file__).parents[1] / "docs"
+    maker = runpy.run_path(str(docs / "make_catalogue.py"))
+    assert (docs / "catalogue.md").read_text() == maker["page"]()
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_recipe_says_its_formula_use_source_and_divergences(name):
+    told = inspect.getdoc(RECIPES[name])
+    for heading in ("When to use:", "Source:", "Known divergences:", "Example:"):
+        assert heading in told, heading

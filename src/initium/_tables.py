@@ -227,8 +227,7 @@ def view_table(view: initium._types.ModelView, width: int | None = None) -> str:
     elements = sum(one.numel for one in views.values())
     seen = "seen in a trace" if view.traced else "from its structure alone"
     heading = f"{view.model}: {len(views)} parameters, {elements:,} elements, {seen}"
-    notes = [f"No trace: {view.problem}"] if view.problem else []
-    notes += [f"Invented: {branch}" for branch in view.unseen]
+    notes = [*view.notes]
     notes += [
         f"{one.name} is tied to {one.tied_to}" for one in view.parameters.values() if one.tied_to
     ]

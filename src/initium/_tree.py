@@ -46,8 +46,7 @@ def view_tree(view: _types.ModelView, width: int | None = None) -> str:
         here.lines[leaf] = _line(one)
     tree = Tree(Text(f"{view.model}  {_count(root.elements)}"))
     _grow(tree, root)
-    notes = [f"No trace: {view.problem}"] if view.problem else []
-    return render(tree, *(["", *notes] if notes else []), width=width)
+    return render(tree, *(["", *view.notes] if view.notes else []), width=width)
 
 
 def _grow(tree: Tree, module: _Module) -> None:

@@ -271,9 +271,9 @@ class ModelView:
         model: class name of the model.
         parameters: canonical name -> view, in registration order; tied names included.
         buffers: canonical name -> view.
-        traced: whether a forward pass was seen.
+        traced: whether a forward pass was seen, of the whole model or of its parts.
         unseen: branches that were decided by an invented value, as sentences.
-        problem: why there is no trace, in one line; ``None`` if there is one.
+        problem: why the model's own forward pass was not seen, in one line; ``None`` if it was.
     """
 
     model: str
@@ -292,6 +292,13 @@ class ModelView:
         from initium._tables import view_table
 
         return view_table(self)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader has to know of how the view came about, as sentences."""
+        parts = "Traced in parts" if self.traced else "No trace"
+        problem = (f"{parts}: {self.problem}",) if self.problem else ()
+        return (*problem, *(f"Invented: {branch}" for branch in self.unseen))
 
     def tree(self) -> str:
         """The model's modules as a tree, repeated blocks folded, one line per parameter."""

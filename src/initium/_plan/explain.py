@@ -33,7 +33,7 @@ def explain(text: str) -> str:
     """Formula, when to use it, source, known divergences and rules of a recipe or scheme.
 
     Args:
-        text: the name of a recipe or scheme, with or without arguments.
+        text: the name of a recipe or scheme, with or without arguments, or a recipe file.
 
     Raises:
         RecipeError: neither a recipe nor a scheme; the message names those most like it.
@@ -44,6 +44,8 @@ def explain(text: str) -> str:
     """
     from initium.recipes import RECIPES
 
+    if text.endswith((".yaml", ".yml")):
+        return _rules(parse_recipe(text))
     name, bracket, arguments = text.partition("(")
     name = name.strip().lower()
     name = ALIASES.get(name, name)

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 from initium import stream
 from initium._plan.needs import Need
+from initium._plan.written import Written
 from initium.spec import Keep, Moments, Spec
 
 if TYPE_CHECKING:
     import torch
     import torch.nn
 
-    import initium._fill.write
     import initium._plan.diff
 
 __all__ = ["Entry", "Plan"]
@@ -108,16 +108,29 @@ class Plan:
         """The other names of each tied tensor, by its owner's name."""
         return {name: entry.aliases for name, entry in self.entries.items() if entry.aliases}
 
-    def apply(self, model: torch.nn.Module, device: str | torch.device | None = None) -> None:
+    def apply(
+        self,
+        model: torch.nn.Module,
+        device: str | torch.device | None = None,
+        names: Mapping[str, str] | None = None,
+    ) -> None:
         """Fill ``model`` in place; everything is validated before anything is written.
 
+        Of tensors sharded by FSDP2 or tensor parallelism every process fills what it holds, with
+        the bits that the whole would have there, and without communication.
+
         Args:
-            model: the planned model, also wrapped, compiled or on the meta device.
-            device: where parameters of the meta device are made; the CPU by default.
+            model: the planned model, also wrapped, compiled, sharded or on the meta device.
+            device: where parameters of the meta device are made; by default that of the mesh of a
+                sharded model, else the CPU.
+            names: says that ``model`` is a part of the planned one, such as a pipeline stage: from
+                its names, or leading parts of them such as ``"layers.0"``, to those in the plan;
+                ``{}`` if they are the same.
 
         Raises:
-            PlanError: the model's names, shapes, dtypes or ties differ from the plan's; the message
-                names both sides.
+            PlanError: the model's names, shapes, dtypes or ties differ from the plan's, or a
+                placement is not supported; the message names both sides.
+            ModelError: FSDP1 or DeepSpeed ZeRO-3 has flattened or emptied the parameters.
 
         Example:
             >>> import torch, initium
@@ -128,7 +141,7 @@ class Plan:
         """
         from initium._fill.apply import apply
 
-        apply(self, model, device)
+        apply(self, model, device, names)
 
     def tensor(self, name: str, index: object = None) -> torch.Tensor:
         """One planned tensor, or any slice of it on its own, on the CPU in the planned dtype.
@@ -160,7 +173,7 @@ class Plan:
         overwrite: bool = False,
         part: tuple[int, int] = (0, 1),
         progress: Callable[[int, int], object] | None = None,
-    ) -> initium._fill.write.Written:
+    ) -> Written:
         """Write a checkpoint as sharded safetensors, without a model and in bounded memory.
 
         The files are ``model.safetensors``, or ``model-00001-of-00003.safetensors`` ... and
@@ -198,7 +211,11 @@ class Plan:
                      progress=progress)  # fmt: skip
 
     def parameter_groups(
-        self, model: torch.nn.Module, lr: float, weight_decay: float = 0.0
+        self,
+        model: torch.nn.Module,
+        lr: float,
+        weight_decay: float = 0.0,
+        names: Mapping[str, str] | None = None,
     ) -> list[dict[str, object]]:
         """Groups for a torch optimizer, with the learning rates that the recipe asks for.
 
@@ -207,6 +224,7 @@ class Plan:
             lr: the base learning rate; each group's is ``lr`` times its entries' multiplier.
             weight_decay: of every weight with two or more dimensions; divided by the multiplier, so
                 that the decay of a step, lr x weight_decay, is the same in all groups.
+            names: as for :meth:`apply`, if ``model`` is a part of the planned one.
 
         Raises:
             PlanError: the model's names differ from the plan's.
@@ -220,7 +238,7 @@ class Plan:
         """
         from initium._fill.groups import parameter_groups
 
-        return parameter_groups(self, model, lr, weight_decay)
+        return parameter_groups(self, model, lr, weight_decay, names)
 
     def to_torch(self) -> str:
         """The plan as plain torch code: the same distributions, other bits, no initium inside.
