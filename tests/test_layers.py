@@ -21,7 +21,13 @@ PACKAGE = Path(initium.__file__).parent
 TABLE = Path(__file__).parents[1] / "docs" / "architecture.md"
 
 DELEGATES = {
-    ("_plan", "_fill"): ("Plan.apply", "Plan.parameter_groups", "Plan.tensor", "Plan.to_torch"),
+    ("_plan", "_fill"): (
+        "Plan.apply",
+        "Plan.parameter_groups",
+        "Plan.tensor",
+        "Plan.to_torch",
+        "Plan.write",
+    ),
 }
 """Upward imports that are allowed inside these methods, which only hand over."""
 

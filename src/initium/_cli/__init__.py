@@ -1,4 +1,4 @@
-"""The command line: ``initium check | inspect | plan | diff | explain | recipes | demo``.
+"""The command line: ``initium check | inspect | plan | write | diff | explain | recipes | demo``.
 
 Exit codes: 0 healthy, 1 findings at or above ``--fail-on`` (and for ``diff``: the plans differ),
 2 wrong usage or an unusable model, 130 interrupted. Every failure is one line on standard error;
