@@ -36,6 +36,7 @@ EXPORTED = [
     "check",
     "errors",
     "explain",
+    "init",
     "initialize",
     "inspect",
     "plan",

@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from initium import errors, recipes, spec, stream, testing
+    from initium import errors, init, recipes, spec, stream, testing
     from initium._api import initialize, plan
     from initium._check import check
     from initium._inspect import inspect
@@ -62,6 +62,7 @@ __all__ = [
     "check",
     "errors",
     "explain",
+    "init",
     "initialize",
     "inspect",
     "plan",
@@ -71,7 +72,7 @@ __all__ = [
     "testing",
 ]
 
-_SUBMODULES = frozenset({"errors", "recipes", "spec", "stream", "testing"})
+_SUBMODULES = frozenset({"errors", "init", "recipes", "spec", "stream", "testing"})
 
 _HOMES = {
     "initium._api": ("initialize", "plan"),

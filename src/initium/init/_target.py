@@ -1,0 +1,82 @@
+"""Which tensors are filled, from which key, and how the numbers get into them.
+
+A tensor that holds no numbers (empty, meta, fake), or a type that is not drawn, is left to torch's
+own method, which does nothing or says what is wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+
+from initium._fill.tensor import fill
+from initium._plan.plan import Entry
+from initium.errors import InputError
+from initium.spec import Spec
+from initium.stream.round import CASTS
+
+__all__ = ["NAME", "abstract", "fillable", "parts", "seed_from", "trial", "within_float32", "write"]
+
+NAME = "initium.init"
+"""The name under which the stream of every call is drawn; its seed is its own."""
+
+_TYPES = {getattr(torch, name) for name in CASTS}
+_TYPES |= {torch.complex32, torch.complex64, torch.complex128}
+_FLOAT8 = {torch.float8_e4m3fn, torch.float8_e5m2}
+_LARGE = 2.0**96
+_scratch = torch.Generator()
+
+
+def fillable(tensor: torch.Tensor) -> bool:
+    """Whether there is something to fill, and it is done here.
+
+    Raises:
+        InputError: a DTensor, of which every process holds another part.
+    """
+    distributed = sys.modules.get("torch.distributed.tensor")
+    if distributed and isinstance(tensor, distributed.DTensor):
+        raise InputError(
+            "a DTensor is not filled by torch.nn.init's functions, which know no plan",
+            where=NAME,
+            value=tuple(tensor.shape),
+            fix="fill the model before it is sharded, or by initium.plan(...).apply(model)",
+        )
+    frozen = tensor.is_inference() and not torch.is_inference_mode_enabled()
+    strided = tensor.layout is torch.strided and tensor.dtype in _TYPES
+    return strided and tensor.numel() > 0 and not frozen and not abstract(tensor)
+
+
+def abstract(tensor: torch.Tensor) -> bool:
+    """Whether it has a shape, but no memory."""
+    return tensor.is_meta or isinstance(tensor, FakeTensor)
+
+
+def trial(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Generator]:
+    """One element on which torch can check arguments, and a generator that nobody else uses."""
+    dtype = torch.float32 if tensor.dtype in _FLOAT8 else tensor.dtype
+    return torch.empty(1, dtype=dtype, device="cpu"), _scratch
+
+
+def seed_from(generator: torch.Generator | None) -> int:
+    """64 bits of the generator, or else of torch's default one on the CPU."""
+    device = generator.device if isinstance(generator, torch.Generator) else "cpu"
+    bits = torch.empty((), dtype=torch.int64, device=device)
+    return int(bits.random_(-(2**63), None, generator=generator).item()) % 2**64
+
+
+def parts(tensor: torch.Tensor) -> torch.Tensor:
+    """The real numbers in it: those of a complex tensor have an axis of their own, the last."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def write(tensor: torch.Tensor, spec: Spec, seed: int) -> None:
+    """Overwrite a tensor of real numbers in place."""
+    shape, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+    fill(tensor, NAME, Entry(spec, shape, dtype, role="", reason=""), seed)
+
+
+def within_float32(*numbers: float) -> bool:
+    """Whether the stream, which scales and shifts in float32, can take these."""
+    return all(number == 0 or 1 / _LARGE <= abs(number) <= _LARGE for number in numbers)
