@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.special
 import scipy.stats
 import torch
@@ -17,15 +18,26 @@ from strategies import fitted, indices, label
 
 from initium.errors import SpecError
 from initium.spec import (
+    Arange,
     Blocks,
+    Complements,
     Constant,
     DeltaOrthogonal,
     Dirac,
+    Hadamard,
     Identity,
+    InverseSoftplus,
+    Joint,
     Keep,
+    Logarithm,
+    LogUniform,
+    Mirrored,
+    NearIdentity,
     Normal,
     Orthogonal,
     Part,
+    Power,
+    SinCos,
     Sparse,
     Spec,
     TruncatedNormal,
@@ -172,6 +184,13 @@ def normal_cdf(mean: float, std: float, low: float = -math.inf, high: float = ma
         (TruncatedNormal(1, cut=8, compensated=False), normal_cdf(0, 1)),
         (TruncatedNormal(1, 5, (0.5, math.inf), False), normal_cdf(5, 1, 0.5)),
         (TruncatedNormal(1, 0, (-math.inf, 1), False), normal_cdf(0, 1, high=1)),
+        (LogUniform(1, 8), lambda x: np.log2(x) / 3),
+        (Logarithm(Uniform(1, 16)), lambda x: (np.exp(x) - 1) / 15),
+        (
+            InverseSoftplus(LogUniform(0.001, 0.1), floor=1e-4),
+            lambda x: np.log10(np.log1p(np.exp(x)) * 1000) / 2,
+        ),
+        (Power(Uniform(0, 2), 2.0, 0.25, 3.0), lambda x: np.sqrt(x - 3)),
     ],
     ids=label,
 )
@@ -184,8 +203,8 @@ def test_a_million_samples_follow_their_law(spec: Spec, law: Law) -> None:
     assert abs(values.var() / moments.std**2 - 1) < 4 * variance_error
     standard = (values - values.mean()) / values.std()
     assert (standard**4).mean() == pytest.approx(moments.kurtosis, rel=0.02)
-    assert values.min() >= moments.low
-    assert values.max() <= moments.high
+    assert values.min() >= np.float32(moments.low)
+    assert values.max() <= np.float32(moments.high)
     probabilities = law(np.sort(values))
     steps = np.arange(n + 1) / n
     distance = max((steps[1:] - probabilities).max(), (probabilities - steps[:-1]).max())
@@ -302,18 +321,33 @@ GOLDEN: list[tuple[Spec, tuple[int, ...], str]] = [
     (Uniform(1, 3), (33,), "edf912436efa8668"),
     (TruncatedNormal(0.02), (100, 101), "c7d8f691c85dac1e"),
     (TruncatedNormal(1, 0.5, (-math.inf, 1)), (77, 3), "5b8c8c2c842d3034"),
-    (Orthogonal(1.5), (20, 70), "b7b50ee3aad84f6e"),
-    (Orthogonal(1.0, (2,), (0,)), (3, 66, 67), "cedda99c23ea2ade"),
-    (DeltaOrthogonal(groups=2), (8, 6, 3, 3), "2ca59e20a5637f4a"),
+    (Orthogonal(1.5), (20, 70), "f1de5e478414ba0e"),
+    (Orthogonal(-0.7), (131, 260), "006f06769a3248f9"),
+    (Orthogonal(1.0, (2,), (0,)), (3, 66, 67), "71396d45cca5b98c"),
+    (DeltaOrthogonal(groups=2), (8, 6, 3, 3), "407f8330cec6e5ef"),
     (Dirac(groups=2), (8, 6, 3), "5bd6b9f5d57e67b6"),
     (Identity(2.0), (5, 7), "0a0426abcbc9f1f1"),
     (Sparse(0.9, 0.01), (50, 40), "d7d59efcd2220865"),
     (
         Blocks((Part(0, 0, 4, Orthogonal(), 2, 6, True), Part(0, 4, 2, Sparse(0.5, 1), 2, 6))),
         (12, 9),
-        "b838532b2f3766ca",
+        "f1fa4c8b0945e4bb",
     ),
     (Value.of(np.arange(6, dtype=np.float32)), (6,), "e2c0a71510b5394d"),
+    (Arange(-1, 0.3, axis=0), (50, 3), "f87495cd223d3e6e"),
+    (LogUniform(0.001, 0.1), (1000,), "571072e377d29b4e"),
+    (Logarithm(Uniform(1, 16)), (1000,), "3606ccf520aa443c"),
+    (Logarithm(Arange(1, 1)), (7, 300), "c969dd61f64063ce"),
+    (InverseSoftplus(LogUniform(0.001, 0.1), 0.01), (1000,), "fd335983ccb56380"),
+    (InverseSoftplus(Uniform(0.2, 5)), (1000,), "be97966c1a70416f"),
+    (Power(Arange(0, 0.001), 0.7, 8, -5), (1, 1, 1000), "636a3046962a64c6"),
+    (SinCos((14, 14), prefix=1), (1, 197, 64), "5896a3bcaf3e2a4b"),
+    (SinCos((1000,), base=500, interleaved=True, gain=0.3), (1000, 6), "7e4f6123d56a6c45"),
+    (Hadamard(1.5), (33, 20), "31dd1d1367b47d3d"),
+    (Mirrored(Hadamard(1.5)), (30, 20), "aa83f9dbc8dbebd4"),
+    (Joint(NearIdentity(0.7, -0.4, heads=2), 0, "blocks.0 qk"), (20, 33), "fe506905e6ce7cca"),
+    (Joint(NearIdentity(0.7, -0.4, heads=2), 1, "blocks.0 qk", 1), (33, 20), "c1c58a1976e40afa"),
+    (Joint(Complements(0.1), 1, "blocks.0 lora"), (8, 33), "2a9f39135a31637c"),
 ]
 
 
@@ -334,34 +368,55 @@ def test_orthogonal_is_orthogonal(shape: tuple[int, int]) -> None:
     assert short @ short.T == pytest.approx(9 * np.eye(min(shape)), abs=1e-5)
 
 
-def test_haar_is_the_documented_product_summed_in_order() -> None:
-    rows, columns, key = 9, 68, derive(0, "w", "matrix/0")
-    vectors = normals(key, np.arange(rows * columns, dtype=np.uint64)).astype(np.float64)
-    vectors = vectors.reshape(rows, columns)
-    matrix = np.eye(columns, rows)
-    for k in range(rows - 1, -1, -1):
-        x = vectors[k, k:].copy()
+def reflectors(longer: int, shorter: int, key: Key) -> tuple[list[np.ndarray], np.ndarray]:
+    """Steps 1 of the specification: v_k with its zeros, float32, and D."""
+    vectors, signs = [], np.empty(shorter)
+    for k in range(shorter):
+        x = normals(key, np.arange(k * longer + k, (k + 1) * longer, dtype=np.uint64))
         square = 0.0
-        for value in x:
+        for value in x.tolist():
             square += value * value
-        length, sign = np.sqrt(square), -1.0 if x[0] < 0 else 1.0
-        weight = 1 / (square + length * abs(x[0]))
-        x[0] += sign * length
-        along = np.zeros(rows)
-        for row, value in zip(matrix[k:], x, strict=True):
-            along += row * value
-        matrix[k:] -= x[:, None] * (along * weight)
-    signs = np.where(np.diagonal(vectors) < 0, 1.0, -1.0)
-    assert np.array_equal(haar(rows, columns, key), (matrix * signs).T)
+        signs[k] = 1.0 if x[0] < 0 else -1.0
+        x[0] = float(x[0]) - signs[k] * math.sqrt(square)
+        vectors.append(np.concatenate([np.zeros(k, np.float32), x]))
+    return vectors, signs
 
 
-def test_haar_does_not_depend_on_the_width_of_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    shapes = [(1, 1), (5, 1), (5, 5), (17, 9), (9, 17)]
-    before = [haar(*shape, derive(0, "w")) for shape in shapes]
-    for width in (2, 3, 8):
-        monkeypatch.setattr("initium.stream.haar._WIDTH", width)
-        after = [haar(*shape, derive(0, "w")) for shape in shapes]
-        assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+def test_haar_is_the_documented_product_summed_in_order() -> None:
+    def product(a: np.ndarray, b: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
+        out = np.zeros((len(a), b.shape[1])) if start is None else start.astype(np.float64)
+        for i, j in np.ndindex(out.shape):
+            for k in range(a.shape[1]):
+                out[i, j] += float(a[i, k]) * float(b[k, j])
+        return out
+
+    rows, columns, key = 9, 21, derive(0, "w", "matrix/0")
+    vectors, signs = reflectors(columns, rows, key)
+    v, f32 = np.stack(vectors), np.float32
+    gram, t = product(v, v.T), np.zeros((rows, rows))
+    for k in range(rows):
+        t[k, k] = 2 / gram[k, k]
+        for i in range(k):
+            total = 0.0
+            for m in range(k):
+                total += t[i, m] * gram[m, k]
+            t[i, k] = -total * t[k, k]
+    x = np.eye(rows, columns, dtype=f32)
+    a = product(x, v.T).astype(f32)
+    b = product(a, t.astype(f32).T).astype(f32)
+    x = product(-b, v, x).astype(f32) * signs[:, None]
+    assert np.array_equal(haar(rows, columns, key), x)
+    assert np.array_equal(haar(columns, rows, key), x.T)
+
+
+@pytest.mark.parametrize(("longer", "shorter"), [(300, 129), (260, 260), (5, 1), (1, 1)])
+def test_blocks_of_reflections_are_their_product(longer: int, shorter: int) -> None:
+    key = derive(1, "w")
+    vectors, signs = reflectors(longer, shorter, key)
+    matrix = np.eye(longer, shorter)
+    for v in reversed([vector.astype(np.float64) for vector in vectors]):
+        matrix -= np.outer(v, v @ matrix) * (2 / (v @ v))
+    assert haar(shorter, longer, key) == pytest.approx((matrix * signs).T, abs=5e-7)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
@@ -527,7 +582,11 @@ def test_bad_input_is_one_clear_line(call: Callable[[], object], message: str) -
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("spec", [Normal(1), Orthogonal(), Sparse(0.5, 1.0), Identity()], ids=label)
+@pytest.mark.parametrize(
+    "spec",
+    [Normal(1), Orthogonal(), Sparse(0.5, 1.0), Identity(), Logarithm(Arange(1, 1)), Hadamard()],
+    ids=label,
+)
 def test_empty_tensors(spec: Spec) -> None:
     assert sample(spec, (0, 3)).shape == (0, 3)
     assert sample(spec, (3, 0)).shape == (3, 0)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import nn
 
+from initium._fill.parts import as_planned
 from initium._model.names import slots
 from initium._plan.plan import Plan
 from initium.errors import PlanError
@@ -12,11 +15,15 @@ __all__ = ["parameter_groups"]
 
 
 def parameter_groups(
-    plan: Plan, model: nn.Module, lr: float, weight_decay: float = 0.0
+    plan: Plan,
+    model: nn.Module,
+    lr: float,
+    weight_decay: float = 0.0,
+    names: Mapping[str, str] | None = None,
 ) -> list[dict[str, object]]:
     """One group per learning rate and weight decay; see :meth:`Plan.parameter_groups`."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, slot in slots(model).items():
+    for name, slot in as_planned(plan, slots(model), names).items():
         if slot.is_buffer:
             continue
         entry = plan.entries.get(name)

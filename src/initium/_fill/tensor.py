@@ -7,6 +7,7 @@ of a tensor twice its size; a constant is real. Integers and booleans hold const
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from initium.errors import PlanError, SpecError, near
 from initium.spec import Constant, Keep, Normal, Spec, TruncatedNormal, Uniform, Value
 from initium.stream.round import CASTS
 
-__all__ = ["Index", "check_fillable", "dtype_of", "tensor", "values"]
+__all__ = ["Index", "check_fillable", "dtype_of", "fill", "tensor", "values"]
 
 Index = tuple[slice | int, ...]
 
@@ -68,6 +69,53 @@ def values(
     if dtype in INTEGERS:
         return torch.from_numpy(drawn).to(dtype_of(dtype))
     return _torch(stream.cast(drawn, dtype), dtype)
+
+
+def fill(
+    tensor: torch.Tensor, name: str, entry: Entry, seed: int, index: Index | None = None
+) -> None:
+    """Overwrite a tensor with its planned values, or those of a slice of the whole tensor.
+
+    Without a copy where it lies in CPU memory.
+    """
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    with torch.no_grad():
+        if not _direct(tensor) or dtype not in CASTS or isinstance(entry.spec, Value):
+            tensor.copy_(values(name, entry, seed, dtype, index))
+            return
+        stream.fill_into(
+            entry.spec,
+            seed=seed,
+            name=name,
+            shape=entry.shape,
+            index=index,
+            out=_memory(tensor, CASTS[dtype][1]),
+            dtype=dtype,
+            threads=torch.get_num_threads(),
+        )
+        torch.autograd.graph.increment_version(tensor)
+
+
+def _memory(tensor: torch.Tensor, kind: str) -> np.ndarray:
+    """The memory of a tensor as an array of a NumPy type of the same width.
+
+    Not by :meth:`torch.Tensor.numpy`, which forbids for ever to resize the storage, as FSDP does.
+    """
+    width = tensor.element_size()
+    interface = {
+        "version": 3,
+        "data": (tensor.data_ptr(), False),
+        "shape": tuple(tensor.shape),
+        "strides": tuple(stride * width for stride in tensor.stride()),
+        "typestr": np.dtype(kind).str,
+    }
+    return np.asarray(SimpleNamespace(__array_interface__=interface))
+
+
+def _direct(tensor: torch.Tensor) -> bool:
+    """Whether its elements lie one after the other in CPU memory, and nothing watches over them."""
+    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter)
+    return plain and tensor.device.type == "cpu" and tensor.is_contiguous()
 
 
 def check_fillable(name: str, entry: Entry, dtype: str) -> None:

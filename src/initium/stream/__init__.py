@@ -4,7 +4,8 @@
 """
 
 from initium.stream.drawing import draw
+from initium.stream.into import fill_into
 from initium.stream.philox import VERSION
 from initium.stream.round import cast
 
-__all__ = ["VERSION", "cast", "draw"]
+__all__ = ["VERSION", "cast", "draw", "fill_into"]

@@ -20,20 +20,27 @@ from initium.spec import (
     Blocks,
     DeltaOrthogonal,
     Dirac,
+    Hadamard,
     Identity,
+    Joint,
     Keep,
+    Mirrored,
     Normal,
     Orthogonal,
     Part,
+    SinCos,
     Sparse,
     Spec,
     Value,
 )
-from initium.stream.elementwise import Elementwise, fill
-from initium.stream.matrix import delta_orthogonal, dirac, orthogonal, zeros
+from initium.spec.views import Pointwise
+from initium.stream.elementwise import Elementwise, fill, fill_region
+from initium.stream.joint import factor
+from initium.stream.matrix import delta_orthogonal, dirac, hadamard, orthogonal, zeros
 from initium.stream.philox import Key, derive
+from initium.stream.tables import pointwise, sincos
 
-__all__ = ["draw"]
+__all__ = ["check_drawable", "draw", "draw_into", "select"]
 
 T = TypeVar("T")
 
@@ -120,12 +127,26 @@ def draw(
         True
     """
     shape = tuple(int(size) for size in shape)
-    _check(spec, seed, name, shape)
-    positions, kept = _select(index, shape, name)
+    check_drawable(spec, seed, name, shape)
+    ranges, kept = select(index, shape, name)
     if isinstance(spec, Value):
-        return spec.array()[np.ix_(*positions)].reshape(kept) if positions else spec.array()
-    output = np.empty(tuple(len(axis) for axis in positions), np.float32)
+        return np.array(spec.array()[(*_at(_positions(ranges)), ...)]).reshape(kept)
+    output = np.empty([len(axis) for axis in ranges], np.float32)
+    draw_into(output, spec, seed, name, shape, ranges)
+    return output.reshape(kept)
+
+
+def draw_into(
+    output: np.ndarray,
+    spec: Spec,
+    seed: int,
+    name: str,
+    shape: tuple[int, ...],
+    ranges: tuple[range, ...],
+) -> None:
+    """What was selected, into a float32 array with any strides and an axis for each range."""
     if output.size:
+        positions = _positions(ranges)
         strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
         region = _Region(
             shape=shape,
@@ -137,10 +158,21 @@ def draw(
             local=positions,
         )
         _draw(spec, _Stream(seed, name), region, output)
-    return output.reshape(kept)
 
 
-def _check(spec: Spec, seed: int, name: str, shape: tuple[int, ...]) -> None:
+def _positions(ranges: tuple[range, ...]) -> tuple[np.ndarray, ...]:
+    return tuple(np.arange(axis.start, axis.stop, axis.step) for axis in ranges)
+
+
+def _at(positions: tuple[np.ndarray, ...]) -> tuple[slice | np.ndarray, ...]:
+    """The index of a product set of positions: slices, which are quick, if all are neighbours."""
+    if all((np.diff(axis) == 1).all() for axis in positions):
+        return (*(slice(axis[0], axis[-1] + 1) if len(axis) else slice(0) for axis in positions),)
+    return np.ix_(*positions)
+
+
+def check_drawable(spec: Spec, seed: int, name: str, shape: tuple[int, ...]) -> None:
+    """Raise SpecError unless the spec has values to draw, for this seed and shape."""
     if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**64:
         raise SpecError(
             "is not an integer in [0, 2^64)",
@@ -157,9 +189,9 @@ def _check(spec: Spec, seed: int, name: str, shape: tuple[int, ...]) -> None:
     spec.check(shape)
 
 
-def _select(
+def select(
     index: Sequence[slice | int] | None, shape: tuple[int, ...], name: str
-) -> tuple[tuple[np.ndarray, ...], tuple[int, ...]]:
+) -> tuple[tuple[range, ...], tuple[int, ...]]:
     """The positions selected along every axis, and the shape of what is selected."""
     items = () if index is None else tuple(index)
     if len(items) > len(shape):
@@ -170,10 +202,10 @@ def _select(
     for axis, size in enumerate(shape):
         item = items[axis] if axis < len(items) else slice(None)
         if isinstance(item, slice):
-            positions.append(np.arange(*item.indices(size)))
+            positions.append(range(*item.indices(size)))
             kept.append(len(positions[-1]))
         elif isinstance(item, Integral) and -size <= item < size:
-            positions.append(np.array([int(item) % size]))
+            positions.append(range(int(item) % size, int(item) % size + 1))
         else:
             raise SpecError(
                 f"axis {axis} of length {size} has no such index",
@@ -186,9 +218,14 @@ def _select(
 
 def _draw(spec: Spec, stream: _Stream, region: _Region, output: np.ndarray) -> None:
     if isinstance(spec, get_args(Elementwise)):
-        for where, elements in _chunks(region):
+        if fill_region(spec, stream.elements(), region.out, region.element, output):
+            return
+        for where, elements, _ in _chunks(region):
             values = fill(spec, stream.elements(), elements.reshape(-1))
             output[where] = values.reshape(elements.shape)
+    elif isinstance(spec, Pointwise):
+        for where, elements, local in _chunks(region):
+            output[where] = pointwise(spec, stream.elements(), elements, local)
     elif isinstance(spec, Blocks):
         for number, part in enumerate(spec.parts):
             _draw_part(part, stream.within(f"part/{number}"), region, output)
@@ -196,17 +233,26 @@ def _draw(spec: Spec, stream: _Stream, region: _Region, output: np.ndarray) -> N
         _draw_orthogonal(spec, stream, region, output)
     elif isinstance(spec, Sparse):
         _draw_sparse(spec, stream, region, output)
+    elif isinstance(spec, Mirrored):
+        _draw_mirrored(spec, stream, region, output)
+    elif isinstance(spec, SinCos):
+        _draw_sincos(spec, region, output)
     else:
         whole = _whole(spec, stream, region.shape)
-        output[np.ix_(*region.out)] = whole[np.ix_(*region.local)]
+        output[_at(region.out)] = whole[_at(region.local)]
 
 
-def _chunks(region: _Region) -> Iterator[tuple[tuple[np.ndarray, ...], np.ndarray]]:
-    """Boxes of at most ``CHUNK`` elements: where they go in the output, and their indices."""
+def _chunks(
+    region: _Region,
+) -> Iterator[tuple[tuple[np.ndarray, ...], np.ndarray, tuple[np.ndarray, ...]]]:
+    """Boxes of at most ``CHUNK`` elements: where they go in the output, their indices in the whole
+    parameter, and their positions along every axis of the tensor."""
     for box in _boxes(tuple(len(positions) for positions in region.out)):
-        where = np.ix_(*(axis[cut] for axis, cut in zip(region.out, box, strict=True)))
-        offsets = np.ix_(*(axis[cut] for axis, cut in zip(region.element, box, strict=True)))
-        yield where, sum(offsets, np.zeros((), np.uint64))
+        where, offsets, local = (
+            np.ix_(*(axis[cut] for axis, cut in zip(axes, box, strict=True)))
+            for axes in (region.out, region.element, region.local)
+        )
+        yield where, sum(offsets, np.zeros((), np.uint64)), local
 
 
 def _boxes(lengths: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
@@ -250,7 +296,7 @@ def _draw_orthogonal(
             number = number * region.shape[axis] + int(region.local[axis][pick])
             single = single.cut(axis, slice(pick, pick + 1)).within(axis, np.zeros(1, int), 1)
         matrix = orthogonal(spec, single.shape, stream.sub(f"matrix/{number}"))
-        output[np.ix_(*single.out)] = matrix[np.ix_(*single.local)]
+        output[_at(single.out)] = matrix[_at(single.local)]
 
 
 def _draw_sparse(spec: Sparse, stream: _Stream, region: _Region, output: np.ndarray) -> None:
@@ -265,6 +311,30 @@ def _draw_sparse(spec: Sparse, stream: _Stream, region: _Region, output: np.ndar
         output[where] = np.where(zero, np.float32(0), output[where])
 
 
+def _draw_mirrored(spec: Mirrored, stream: _Stream, region: _Region, output: np.ndarray) -> None:
+    """The half that both come from, under the same labels, and the sign of every quarter."""
+    sign, half = np.ones((1,) * len(region.shape), np.float32), spec.half(region.shape)
+    for axis in spec.axes:
+        upper, local = np.divmod(region.local[axis], half[axis])
+        region = region.within(axis, local, half[axis])
+        along = [-1 if other == axis else 1 for other in range(len(half))]
+        sign = sign * np.where(upper, np.float32(-1), np.float32(1)).reshape(along)
+    _draw(spec.of, stream, region, output)
+    where = np.ix_(*region.out)
+    output[where] = output[where] * sign
+
+
+def _draw_sincos(spec: SinCos, region: _Region, output: np.ndarray) -> None:
+    """The table for the last two axes, the same for every index of the axes before them."""
+    rows, columns = region.local[-2:]
+    step = max(1, CHUNK // max(region.shape[-1], 1))
+    for start in range(0, len(rows), step):
+        some = slice(start, start + step)
+        table = sincos(spec, rows[some], region.shape[-1])[:, columns]
+        where = np.ix_(*region.out[:-2], region.out[-2][some], region.out[-1])
+        output[where] = table
+
+
 def _whole(spec: Spec, stream: _Stream, shape: tuple[int, ...]) -> np.ndarray:
     """All of a tensor that is small or not random."""
     match spec:
@@ -276,6 +346,10 @@ def _whole(spec: Spec, stream: _Stream, shape: tuple[int, ...]) -> np.ndarray:
             return dirac(spec, shape)
         case Identity(gain):
             return np.eye(*shape, dtype=np.float32) * np.float32(gain)
+        case Hadamard():
+            return hadamard(spec, shape)
+        case Joint():
+            return factor(spec, shape, lambda label: derive(stream.seed, spec.key, label))
     raise SpecError("is not a distribution that can be drawn", where=stream.name, value=spec)
 
 

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 
-from initium.spec import DeltaOrthogonal, Dirac, Orthogonal, Sparse
+from initium.spec import DeltaOrthogonal, Dirac, Hadamard, Orthogonal, Sparse
 from initium.stream.elementwise import words
 from initium.stream.haar import haar
 from initium.stream.philox import Key
 
-__all__ = ["delta_orthogonal", "dirac", "orthogonal", "zeros"]
+__all__ = ["delta_orthogonal", "dirac", "hadamard", "orthogonal", "zeros"]
 
 
 def orthogonal(spec: Orthogonal, shape: tuple[int, ...], key: Key) -> np.ndarray:
     """One matrix, laid out along the axes of ``shape`` (in which batch axes have length 1)."""
-    matrix = haar(*spec.matrix(shape), key) * spec.gain
+    matrix = _scaled(haar(*spec.matrix(shape), key), spec.gain)
     order = spec.outputs + spec.inputs(len(shape)) + spec.batch
-    laid_out = matrix.astype(np.float32).reshape([shape[axis] for axis in order])
+    laid_out = matrix.reshape([shape[axis] for axis in order])
     return np.moveaxis(laid_out, range(len(shape)), order)
+
+
+def _scaled(matrix: np.ndarray, gain: float) -> np.ndarray:
+    """float32 matrix * gain in place, multiplied in float64, in the order of memory."""
+    if gain != 1.0:
+        for run in matrix if matrix.flags.c_contiguous else matrix.T:
+            run[:] = run * np.float64(gain)
+    return matrix
 
 
 def delta_orthogonal(
@@ -28,7 +37,7 @@ def delta_orthogonal(
     """Zeros, but for one matrix per group at the centre tap n // 2 of every field axis."""
     tensor = np.zeros(shape, np.float32)
     for group, tap in enumerate(np.split(_centre(tensor), spec.groups)):
-        tap[:] = haar(tap.shape[0], tap.shape[1], keys(group)) * spec.gain
+        tap[:] = _scaled(haar(tap.shape[0], tap.shape[1], keys(group)), spec.gain)
     return tensor
 
 
@@ -37,6 +46,17 @@ def dirac(spec: Dirac, shape: tuple[int, ...]) -> np.ndarray:
     tensor = np.zeros(shape, np.float32)
     for tap in np.split(_centre(tensor), spec.groups):
         np.fill_diagonal(tap, spec.gain)
+    return tensor
+
+
+def hadamard(spec: Hadamard, shape: tuple[int, ...]) -> np.ndarray:
+    """Zeros, but for the centre tap: gain / sqrt(p), negative if i & j has odd parity."""
+    tensor = np.zeros(shape, np.float32)
+    common = np.arange(shape[0])[:, None] & np.arange(shape[1])
+    for shift in (32, 16, 8, 4, 2, 1):
+        common ^= common >> shift
+    value = spec.gain / math.sqrt(spec.order(shape))
+    _centre(tensor)[:] = np.where(common & 1, -value, value)
     return tensor
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from initium.errors import SpecError
+from initium.stream import native
 
 __all__ = ["CASTS", "bfloat16", "cast", "float8_e4m3fn", "float8_e5m2", "float16"]
 
@@ -45,6 +46,10 @@ def cast(values: np.ndarray, dtype: str) -> np.ndarray:
         return values
     out = np.empty(values.shape, storage)
     flat_in, flat_out = values.reshape(-1), out.reshape(-1)
+    using = native.level_for(values.size)
+    if using:
+        native.cast(values, out, dtype, using=using)
+        return out
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, flat_in.size, _CHUNK):
             flat_out[start : start + _CHUNK] = convert(flat_in[start : start + _CHUNK])
@@ -60,8 +65,8 @@ def bfloat16(values: np.ndarray) -> np.ndarray:
 
 
 def float16(values: np.ndarray) -> np.ndarray:
-    """IEEE half precision; what is too large becomes infinite."""
-    return values.astype(np.float16)
+    """IEEE half precision; what is too large becomes infinite, NaN is 0x7e00."""
+    return np.where(np.isnan(values), np.float16(np.nan), values.astype(np.float16))
 
 
 def float8_e4m3fn(values: np.ndarray) -> np.ndarray:

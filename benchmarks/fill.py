@@ -1,0 +1,192 @@
+"""How fast tensors are filled, as ratios to torch's own fills in the same run.
+
+Every row is the median of cycles in which torch's fill and ours take turns. On a busy machine
+``--cpu-time`` counts the time that the process had a processor instead, with one thread.
+
+    python benchmarks/fill.py [--cpu-time] [--quick]     # writes docs/fill-speed.md
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from initium.spec import Constant, Normal, Orthogonal, Spec, TruncatedNormal, Uniform
+from initium.stream import draw, fill_into, native
+from initium.stream.round import CASTS
+
+CYCLES = 7
+SIZE = 1 << 24
+TABLE = Path(__file__).parents[1] / "docs" / "fill-speed.md"
+CPU_TIME = "--cpu-time" in sys.argv
+QUICK = "--quick" in sys.argv
+clock = time.process_time if CPU_TIME else time.perf_counter
+
+Work = Callable[[], object]
+init = torch.nn.init
+
+ROWS: tuple[tuple[str, Spec, str, str, str], ...] = (
+    ("normal", Normal(0.02), "float32", "normal_", "9 (AVX-512), 6 (AVX2)"),
+    ("normal, shifted", Normal(0.02, 1), "float32", "normal_", ""),
+    ("normal", Normal(0.02), "bfloat16", "normal_", "8"),
+    ("normal", Normal(0.02), "float16", "normal_", ""),
+    ("normal", Normal(0.02), "float8_e4m3fn", "normal_", ""),
+    ("normal", Normal(0.02), "float64", "normal_", ""),
+    ("uniform", Uniform(-0.05, 0.05), "float32", "uniform_", "8"),
+    ("uniform", Uniform(-0.05, 0.05), "bfloat16", "uniform_", ""),
+    ("truncated at 2 sigma", TruncatedNormal(0.02), "float32", "trunc_normal_", "100"),
+    ("truncated at 4 sigma", TruncatedNormal(0.02, 0, 4), "bfloat16", "trunc_normal_", ""),
+    ("constant", Constant(1), "float32", "zero_", ""),
+)
+"""Ours, the type, torch's fill of float32, and the goal for the ratio."""
+THEIRS: dict[str, Callable[[torch.Tensor], object]] = {
+    "normal_": lambda tensor: tensor.normal_(),
+    "uniform_": lambda tensor: tensor.uniform_(),
+    "trunc_normal_": init.trunc_normal_,
+    "zero_": lambda tensor: tensor.zero_(),
+}
+SIDES = ((1024, 1024, ""), (2048, 2048, "1.2"), (4096, 4096, "1.5"), (2048, 5504, ""))
+WIDTHS = (4096, 512, 64, 8, 1)
+
+
+def medians(candidates: Sequence[Work], cycles: int = CYCLES) -> list[float]:
+    """Seconds of each, all of them once in every cycle, after one round that does not count."""
+    times: list[list[float]] = [[] for _ in candidates]
+    for cycle in range(cycles + 1):
+        for found, work in zip(times, candidates, strict=True):
+            start = clock()
+            work()
+            if cycle:
+                found.append(clock() - start)
+    return [statistics.median(found) for found in times]
+
+
+def elementwise(threads: int) -> list[str]:
+    tensor = torch.empty(SIZE)
+    lines = []
+    for label, spec, dtype, name, goal in ROWS:
+        out = np.zeros(SIZE, CASTS[dtype][1])
+
+        def ours(spec: Spec = spec, out: np.ndarray = out, dtype: str = dtype) -> None:
+            fill_into(spec, seed=0, name="w", shape=(SIZE,), out=out, dtype=dtype, threads=threads)
+
+        theirs = THEIRS[name]
+        mine, other, zero = medians([ours, partial(theirs, tensor), tensor.zero_])
+        lines.append(
+            f"| {label} | {dtype} | {threads} | {SIZE / mine / 1e9:.2f} | {name} "
+            f"| {other / mine:.1f} | {goal} | {zero / mine:.2f} |"
+        )
+    return lines
+
+
+def orthogonal(threads: int) -> list[str]:
+    lines = []
+    for rows, columns, goal in SIDES[: 2 if QUICK else None]:
+        tensor = torch.empty(rows, columns)
+        out = np.zeros((rows, columns), np.float32)
+
+        def ours(out: np.ndarray = out) -> None:
+            fill_into(Orthogonal(), seed=0, name="w", shape=out.shape, out=out, threads=threads)
+
+        mine, other = medians([ours, partial(init.orthogonal_, tensor)], 3 if QUICK else CYCLES)
+        lines.append(
+            f"| {rows} x {columns} | {threads} | {mine * 1e3:.0f} | {other * 1e3:.0f} "
+            f"| {other / mine:.2f} | {goal} |"
+        )
+    return lines
+
+
+def shards(threads: int) -> list[str]:
+    lines, columns = [], 16384
+    dense = np.zeros((SIZE // 4096, 4096), np.float32)
+    for width in WIDTHS:
+        rows = SIZE // 4 // max(width, 8)
+        out = np.zeros((rows, width), np.float32)
+        cut = (slice(None), slice(512, 512 + width))
+
+        def part(out: np.ndarray = out, cut: tuple[slice, ...] = cut) -> None:
+            fill_into(
+                *(Normal(1),),
+                seed=0,
+                name="w",
+                shape=(len(out), columns),
+                index=cut,
+                out=out,
+                threads=threads,
+            )
+
+        def whole() -> None:
+            fill_into(Normal(1), seed=0, name="w", shape=dense.shape, out=dense, threads=threads)
+
+        mine, other = medians([part, whole])
+        lines.append(
+            f"| {width} | {threads} | {out.size / mine / 1e9:.2f} "
+            f"| {other / dense.size * out.size / mine:.2f} |"
+        )
+    return lines
+
+
+def reference() -> float:
+    """Gelem/s of the NumPy reference."""
+    with_kernels = native.level_for
+    native.level_for = lambda size: None
+    try:
+        (seconds,) = medians([lambda: draw(Normal(1), seed=0, name="w", shape=(1 << 20,))], 3)
+    finally:
+        native.level_for = with_kernels
+    return (1 << 20) / seconds / 1e9
+
+
+def main() -> None:
+    level = native.level()
+    if level is None:
+        sys.exit(f"there are no compiled kernels here. Fix: {native.REMEDY}")
+    counts = [1] if CPU_TIME else sorted({1, min(2, native.cores())})
+    parts: dict[str, list[str]] = {"elementwise": [], "orthogonal": [], "shards": []}
+    for threads in counts:
+        torch.set_num_threads(threads)
+        parts["elementwise"] += elementwise(threads)
+        parts["orthogonal"] += orthogonal(threads)
+        parts["shards"] += shards(threads)
+    text = f"""# How fast tensors are filled
+
+Written by `benchmarks/fill.py`: {platform.machine()}, kernels of level {level.name}, torch
+{torch.__version__}, {"CPU time of one thread" if CPU_TIME else "wall time"}, medians of {CYCLES}
+cycles in which torch's fill and ours take turns. Only ratios mean anything on another machine.
+
+## Elementwise: 2^{int(math.log2(SIZE))} elements in memory that was used before
+The ratio compares with torch's fill of float32, serial whatever the threads, except for `zero_`.
+
+| ours | type | threads | Gelem/s | torch | times torch | goal | of `zero_` |
+|---|---|---:|---:|---|---:|---|---:|
+{chr(10).join(parts["elementwise"])}
+
+The NumPy reference draws {reference():.3f} Gelem/s of normals.
+
+## Orthogonal, float32: fixed-order products, the same bits everywhere
+
+| shape | threads | ours ms | `orthogonal_` ms | times torch | goal |
+|---|---:|---:|---:|---:|---|
+{chr(10).join(parts["orthogonal"])}
+
+## Column shards of a matrix 16384 wide, normal, float32
+
+| width | threads | Gelem/s | of whole rows |
+|---:|---:|---:|---:|
+{chr(10).join(parts["shards"])}
+"""
+    TABLE.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
