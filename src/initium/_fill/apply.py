@@ -1,8 +1,8 @@
 """A plan into a model: everything is validated, then everything is written, then that is proved.
 
 Parameters are written in place, so that identity, ``requires_grad``, device and ties stay. Those on
-the meta device are made anew, once per tensor and in every place that holds it. Not covered here:
-sharded tensors.
+the meta device are made anew, once per tensor and in every place that holds it. Of a sharded tensor
+every process writes what it holds, without communication.
 """
 
 from __future__ import annotations
@@ -12,42 +12,58 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from initium._fill.tensor import check_fillable, values
+from initium._fill.parts import as_planned
+from initium._fill.placement import boxes, check_placement
+from initium._fill.tensor import check_fillable, fill
 from initium._model.names import Slot, slots
+from initium._model.sharding import (
+    is_sharded,
+    local,
+    mesh_device,
+    must_show_parameters,
+    reshard,
+)
 from initium._plan.plan import Entry, Plan
 from initium.errors import PlanError, near
 
-__all__ = ["apply"]
+__all__ = ["apply", "validate"]
 
 
-def apply(plan: Plan, model: nn.Module, device: str | torch.device | None = None) -> None:
+def apply(
+    plan: Plan,
+    model: nn.Module,
+    device: str | torch.device | None = None,
+    names: Mapping[str, str] | None = None,
+) -> None:
     """Fill ``model`` as planned; see :meth:`initium.Plan.apply`.
 
     Raises:
         PlanError: the model differs from the plan; nothing has been written then.
+        ModelError: its parameters have lost their shapes.
     """
-    held = slots(model)
-    _validate(plan, held)
+    must_show_parameters(model)
+    reshard(model)
+    held = as_planned(plan, slots(model), names)
+    validate(plan, held, part=names is not None)
     _validate_memory(held)
-    place = _device(device)
+    place = _device(device, held)
     written: dict[str, int] = {}
-    for name, entry in plan.entries.items():
-        if not entry.kept:
-            drawn = values(name, entry, plan.seed, _dtype(held[name].tensor))
-            _write(held[name], drawn, place)
-            written[name] = drawn.numel()
-    _prove(plan, model, written)
+    for name, slot in held.items():
+        if not plan.entries[name].kept:
+            written[name] = _write(slot, name, plan.entries[name], plan.seed, place)
+    _prove(plan, as_planned(plan, slots(model), names), written)
     _refresh(model)
 
 
-def _device(device: str | torch.device | None) -> torch.device:
-    """The device for what is on meta.
+def _device(device: str | torch.device | None, held: Mapping[str, Slot]) -> torch.device:
+    """The device for what is on meta: the one given, or that of the device mesh, or the CPU.
 
     Raises:
         PlanError: it does not exist here.
     """
+    meshes = filter(None, (mesh_device(slot.tensor) for slot in held.values()))
     try:
-        found = torch.device(device or "cpu")
+        found = torch.device(device or next(meshes, "cpu"))
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, TypeError) as error:
         raise PlanError(
@@ -63,7 +79,7 @@ def _validate_memory(held: Mapping[str, Slot]) -> None:
     """Every tensor can be written, and no two of different names share their first element."""
     owners: dict[int, str] = {}
     for name, slot in held.items():
-        tensor = slot.tensor
+        tensor = local(slot.tensor)
         if tensor.is_meta or tensor.numel() == 0 or tensor.layout is not torch.strided:
             continue
         if tensor.is_inference():
@@ -87,41 +103,56 @@ def _validate_memory(held: Mapping[str, Slot]) -> None:
             )
 
 
-def _write(slot: Slot, drawn: torch.Tensor, device: torch.device) -> None:
+def _write(slot: Slot, name: str, entry: Entry, seed: int, device: torch.device) -> int:
+    """Write what this process holds of one tensor, and return the number of its elements."""
     with torch.no_grad():
-        if not slot.tensor.is_meta:
-            slot.tensor.copy_(drawn)
-            return
-        made = drawn.to(device)
-        if isinstance(slot.tensor, nn.Parameter):
-            made = nn.Parameter(made, requires_grad=slot.tensor.requires_grad)
-            made.__dict__.update(slot.tensor.__dict__)
-        for module, leaf in slot.places:
-            setattr(module, leaf, made)
+        target = slot.tensor
+        if target.is_meta:
+            target = torch.empty_like(target, device=device)
+            if isinstance(slot.tensor, nn.Parameter):
+                target = nn.Parameter(target, requires_grad=slot.tensor.requires_grad)
+                target.__dict__.update(slot.tensor.__dict__)
+        written, memory = 0, local(target)
+        for box in boxes(target):
+            part = memory[box.where]
+            fill(part, name, entry, seed, box.index)
+            written += part.numel()
+        torch.autograd.graph.increment_version(target)
+        if target is not slot.tensor:
+            for module, leaf in slot.places:
+                setattr(module, leaf, target)
+        return written
 
 
 def _dtype(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _validate(plan: Plan, held: Mapping[str, Slot]) -> None:
+def validate(plan: Plan, held: Mapping[str, Slot], part: bool = False) -> None:
+    """Raise PlanError unless names, shapes, ties and dtypes are those of the plan.
+
+    Args:
+        held: the tensors of the model by the names of the plan.
+        part: the model is a part of the planned one, and need not have everything.
+    """
     owner_of = {alias: slot.name for slot in held.values() for alias in slot.aliases}
     for name, entry in plan.entries.items():
         if name in held:
-            _validate_one(name, entry, held[name])
+            _validate_one(name, entry, held[name], part)
         elif name in owner_of:
             raise PlanError(
                 f"is tied to {owner_of[name]} in the model and has an entry of its own in the plan",
                 where=name,
                 fix="untie it in the model, or plan the tied model",
             )
-        else:
+        elif not part:
             known = near(name, held)
             raise PlanError(
                 "is in the plan and not in the model"
                 + (f", which has {', '.join(known)}" if known else ""),
                 where=name,
-                fix="plan this model, or apply the plan to the model that it was made for",
+                fix="plan this model, or apply the plan to the model that it was made for; "
+                "pass names={} if it is a part of that",
             )
     for name in held:
         if name not in plan.entries:
@@ -134,7 +165,8 @@ def _validate(plan: Plan, held: Mapping[str, Slot]) -> None:
             )
 
 
-def _validate_one(name: str, entry: Entry, slot: Slot) -> None:
+def _validate_one(name: str, entry: Entry, slot: Slot, part: bool) -> None:
+    check_placement(name, slot.tensor)
     shape = tuple(slot.tensor.shape)
     if shape != entry.shape:
         raise PlanError(
@@ -142,12 +174,14 @@ def _validate_one(name: str, entry: Entry, slot: Slot) -> None:
             where=name,
             fix="plan this model, or apply the plan to the model that it was made for",
         )
-    if set(slot.aliases) != set(entry.aliases):
+    others = set(entry.aliases)
+    if set(slot.aliases) - others or (others - set(slot.aliases) and not part):
         raise PlanError(
             f"is tied to {', '.join(slot.aliases) or 'nothing'} in the model "
             f"and to {', '.join(entry.aliases) or 'nothing'} in the plan",
             where=name,
-            fix="plan this model, or tie it as the plan has it",
+            fix="plan this model, or tie it as the plan has it; pass names={} if it is a part of "
+            "the planned one",
         )
     if entry.kept and slot.tensor.is_meta:
         raise PlanError(
@@ -159,12 +193,12 @@ def _validate_one(name: str, entry: Entry, slot: Slot) -> None:
     check_fillable(name, entry, _dtype(slot.tensor))
 
 
-def _prove(plan: Plan, model: nn.Module, written: Mapping[str, int]) -> None:
-    for name, slot in slots(model).items():
-        entry = plan.entries[name]
-        if slot.tensor.is_meta or not (entry.kept or written[name] == slot.tensor.numel()):
+def _prove(plan: Plan, held: Mapping[str, Slot], written: Mapping[str, int]) -> None:
+    for name, slot in held.items():
+        memory = local(slot.tensor)
+        if memory.is_meta or not (plan.entries[name].kept or written[name] == memory.numel()):
             raise PlanError(
-                f"{written.get(name, 0)} of {slot.tensor.numel()} elements were written", where=name
+                f"{written.get(name, 0)} of {memory.numel()} elements were written", where=name
             )
 
 
@@ -172,13 +206,18 @@ def _refresh(model: nn.Module) -> None:
     """Let spectral norms find the leading singular vectors of their new weights, as they are built.
 
     Fifteen power iterations, the number that :func:`torch.nn.utils.parametrizations.spectral_norm`
-    does when it is registered.
+    does when it is registered. Those of sharded weights go on from the vectors that they have:
+    an iteration would communicate.
     """
     for module in model.modules():
         if not isinstance(module, nn.utils.parametrize.ParametrizationList):
             continue
         for part in module:
-            if isinstance(part, nn.utils.parametrizations._SpectralNorm) and hasattr(part, "_u"):
+            if (
+                isinstance(part, nn.utils.parametrizations._SpectralNorm)
+                and hasattr(part, "_u")
+                and not is_sharded(module.original)
+            ):
                 with torch.no_grad():
                     weight = part._reshape_weight_to_matrix(module.original)
                     part._power_method(weight, 15)

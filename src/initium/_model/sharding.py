@@ -100,9 +100,8 @@ def reshard(model: nn.Module) -> None:
 
 
 def _has_flat_parameter(module: nn.Module) -> bool:
-    if not any(kind.__name__ == "FullyShardedDataParallel" for kind in type(module).__mro__):
-        return False
-    handle = getattr(module, "_handle", None)
-    if handle is None:
-        return False
-    return "_flat_param" in module._parameters or bool(handle.is_sharded(handle.flat_param))
+    if "_flat_param" in module._parameters:
+        return True
+    wraps = any(kind.__name__ == "FullyShardedDataParallel" for kind in type(module).__mro__)
+    handle = getattr(module, "_handle", None) if wraps else None
+    return handle is not None and bool(handle.is_sharded(handle.flat_param))
