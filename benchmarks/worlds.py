@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
@@ -78,7 +78,7 @@ class Decoder(nn.Module):
         return self.head(x)
 
 
-def fsdp2(model: nn.Module, size: int) -> str:
+def fsdp2(model: Decoder, size: int) -> str:
     mesh = init_device_mesh("cpu", (size,))
     for layer in model.layers:
         fully_shard(layer, mesh=mesh)
@@ -86,12 +86,12 @@ def fsdp2(model: nn.Module, size: int) -> str:
     return str(size)
 
 
-def tensor_parallel(model: nn.Module, size: int) -> str:
+def tensor_parallel(model: Decoder, size: int) -> str:
     cut(model, init_device_mesh("cpu", (size,)))
     return str(size)
 
 
-def both(model: nn.Module, size: int) -> str:
+def both(model: Decoder, size: int) -> str:
     data = 2 if size % 2 == 0 else 1
     mesh = init_device_mesh("cpu", (data, size // data), mesh_dim_names=("data", "tensor"))
     cut(model, mesh["tensor"])
@@ -101,7 +101,7 @@ def both(model: nn.Module, size: int) -> str:
     return f"{data} x {size // data}"
 
 
-def cut(model: nn.Module, mesh: object) -> None:
+def cut(model: Decoder, mesh: DeviceMesh) -> None:
     styles = {
         "embed": RowwiseParallel(input_layouts=Replicate()),
         "layers.*.up": ColwiseParallel(),
@@ -111,7 +111,7 @@ def cut(model: nn.Module, mesh: object) -> None:
     parallelize_module(model, mesh, styles, src_data_rank=None)
 
 
-LAYOUTS: dict[str, Callable[[nn.Module, int], str]] = {
+LAYOUTS: dict[str, Callable[[Decoder, int], str]] = {
     "FSDP2": fsdp2,
     "tensor parallel": tensor_parallel,
     "both": both,
@@ -180,9 +180,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for size in SIZES:
-            for child in [
-                os.fork() or run(plan, alone, rank, size, folder) for rank in range(size)
-            ]:
+            children = []
+            for rank in range(size):
+                child = os.fork()
+                if child == 0:
+                    run(plan, alone, rank, size, folder)
+                children.append(child)
+            for child in children:
                 os.waitpid(child, 0)
             found = [
                 json.loads((folder / f"{size}-{rank}.json").read_text()) for rank in range(size)

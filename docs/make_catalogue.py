@@ -19,9 +19,9 @@ HEAD = """\
 
 Every recipe by name, in the words of the code (`initium explain NAME` adds its rules). A recipe is
 used by its name, with arguments where it has some: `initium plan MODEL --recipe "olmo(mitchell)"`,
-`initium.plan(model, "he(mode=fan_out)")`. L is the number of blocks of the residual trunk on which a
-weight stands, l the block from 0, d the width. What a recipe needs outside the weights (a residual
-multiplier, learning rates) is listed by the plan, which cannot apply it.
+`initium.plan(model, "he(mode=fan_out)")`. L is the number of blocks of the residual trunk that a
+weight stands on, l the block from 0, d the width. What a recipe needs outside the weights (a
+residual multiplier, learning rates) is listed by the plan, which cannot apply it.
 """
 
 
