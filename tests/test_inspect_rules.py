@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from truth import scramble
 
 from initium import inspect
+from initium._model.names import slots
 from initium._types import ParameterView
 
 CASES: dict[str, tuple[Callable[[], nn.Module], object, dict[str, str]]] = {}
@@ -47,14 +49,21 @@ def described(view: ParameterView, text: str) -> str:
     return " ".join(said)
 
 
+@pytest.mark.parametrize("renamed", [False, True])
 @pytest.mark.parametrize("name", CASES)
-def test_rule(name):
+def test_rule(name, renamed):
     make, inputs, expected = CASES[name]
-    view = inspect(make(), inputs)
+    model = make()
+    old = [key for key, slot in slots(model).items() if not slot.is_buffer]
+    if renamed:
+        scramble(model)
+    new = [key for key, slot in slots(model).items() if not slot.is_buffer]
+    names = dict(zip(old, new, strict=True))
+    view = inspect(model, inputs)
     assert view.problem is None
-    said = {key: described(view.parameters[key], text) for key, text in expected.items()}
-    assert said == expected
-    assert all(view.parameters[key].evidence["role"].rung != "named" for key in expected)
+    seen = {key: view.parameters[names[key]] for key in expected}
+    assert {key: described(seen[key], text) for key, text in expected.items()} == expected
+    assert all(found.evidence["role"].rung == "traced" for found in seen.values())
 
 
 class Base(nn.Module):
@@ -265,7 +274,10 @@ class DenseExperts(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.route = nn.Linear(WIDTH, 4, bias=False)
-        self.up, self.down = nn.Parameter(torch.ones(4, 16, 24)), nn.Parameter(torch.ones(4, 16, 24))
+        self.up, self.down = (
+            nn.Parameter(torch.ones(4, 16, 24)),
+            nn.Parameter(torch.ones(4, 16, 24)),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         weights = self.route(x).softmax(-1)
@@ -288,7 +300,10 @@ class SoftExperts(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.slots = nn.Parameter(torch.ones(16, 12))
-        self.up, self.down = nn.Parameter(torch.ones(4, 16, 24)), nn.Parameter(torch.ones(4, 24, 16))
+        self.up, self.down = (
+            nn.Parameter(torch.ones(4, 16, 24)),
+            nn.Parameter(torch.ones(4, 24, 16)),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         logits = x @ self.slots
@@ -342,7 +357,10 @@ class SwitchExperts(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.route = nn.Linear(WIDTH, 3, bias=False)
-        self.up, self.down = nn.Parameter(torch.ones(3, 16, 24)), nn.Parameter(torch.ones(3, 24, 16))
+        self.up, self.down = (
+            nn.Parameter(torch.ones(3, 16, 24)),
+            nn.Parameter(torch.ones(3, 24, 16)),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, WIDTH)
@@ -361,13 +379,18 @@ class ExpertChoice(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.route = nn.Linear(WIDTH, 3, bias=False)
-        self.up, self.down = nn.Parameter(torch.ones(3, 16, 24)), nn.Parameter(torch.ones(3, 24, 16))
+        self.up, self.down = (
+            nn.Parameter(torch.ones(3, 16, 24)),
+            nn.Parameter(torch.ones(3, 24, 16)),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, WIDTH)
         weight, index = self.route(flat).softmax(-1).t().topk(4, -1)
         out = torch.bmm(F.gelu(torch.bmm(flat[index], self.up)), self.down) * weight[..., None]
-        return x + torch.zeros_like(flat).index_add(0, index.flatten(), out.flatten(0, 1)).view_as(x)
+        return x + torch.zeros_like(flat).index_add(0, index.flatten(), out.flatten(0, 1)).view_as(
+            x
+        )
 
 
 # -- attention ------------------------------------------------------------------------------------
@@ -572,17 +595,16 @@ class ConvHead(nn.Module):
         return self.head(torch.relu(self.stem(x))).mean((2, 3)).squeeze()
 
 
-@case(IMAGE, {"a.weight": "linear 8 5", "b.weight": "head 8 7", "c.weight": "head 8 7"})
+@case(TOKENS, {"a.weight": "head 16 7", "b.weight": "head 16 7"})
 class AveragedHeads(nn.Module):
+    """One head for the first token and one for the second, as distilled models have them."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.a = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
-        self.b, self.c = nn.Linear(8, 7), nn.Linear(8, 7)
-        self.back = nn.Linear(5, 8)
+        self.a, self.b = nn.Linear(16, 7), nn.Linear(16, 7)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.relu(self.stem(x)).mean((2, 3))
-        return (self.b(y) + self.c(self.back(torch.relu(self.a(y))))) / 2
+        return (self.a(x[:, 0]) + self.b(x[:, 1])) / 2
 
 
 @case(IMAGE, {"gamma": "norm_scale", "beta": "norm_bias", "conv.weight": "conv 27 72"})
@@ -590,7 +612,10 @@ class FilterResponseNorm(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.last = nn.Conv2d(3, 8, 3, bias=False), nn.Conv2d(8, 8, 3)
-        self.gamma, self.beta = nn.Parameter(torch.ones(1, 8, 1, 1)), nn.Parameter(torch.ones(1, 8, 1, 1))
+        self.gamma, self.beta = (
+            nn.Parameter(torch.ones(1, 8, 1, 1)),
+            nn.Parameter(torch.ones(1, 8, 1, 1)),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
@@ -638,7 +663,7 @@ class InvertedBottleneck(nn.Module):
         "short.weight": "conv 8 16",
         "first.weight": "conv 72 144",
         "second.weight": "conv 144 144 writes",
-        "back.weight": "conv_transpose 64 48",
+        "back.weight": "conv_transpose 256 48",
     },
 )
 class ConvNeXtAndResNet(nn.Module):
@@ -661,14 +686,33 @@ class ConvNeXtAndResNet(nn.Module):
         return self.back(torch.relu(y + self.short(F.avg_pool2d(x, 1))))
 
 
-@case(IMAGE, {"a.weight": "conv 27 up=8 gate=8", "b.weight": "conv 72 72"})
+@case(IMAGE, {"a.weight": "conv 27 144", "b.weight": "conv 72 72"})
 class GatedConvolution(nn.Module):
+    """It stays one convolution: its halves have no roles of their own."""
+
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b = nn.Conv2d(3, 16, 3), nn.Conv2d(8, 8, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.b(F.glu(self.a(x), dim=1)))
+
+
+@case(
+    IMAGE, {"stack": "conv 27 45 expert=4", "route.weight": "linear 3 4", "b.weight": "conv 45 36"}
+)
+class ConditionalConvolution(nn.Module):
+    """The kernel of every image is a mixture of four."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack, self.route = nn.Parameter(torch.ones(4, 5 * 3 * 9)), nn.Linear(3, 4)
+        self.b = nn.Conv2d(5, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernels = (torch.sigmoid(self.route(x.mean((2, 3)))) @ self.stack).view(2 * 5, 3, 3, 3)
+        y = F.conv2d(x.reshape(1, 6, 8, 8), kernels, groups=2)
+        return torch.relu(self.b(torch.relu(y.view(2, 5, 6, 6))))
 
 
 # -- parametrizations and adapters ----------------------------------------------------------------
@@ -678,14 +722,18 @@ def parametrized(wrap: Callable[[nn.Module], nn.Module]) -> nn.Module:
     return nn.Sequential(wrap(nn.Linear(6, 9)), nn.ReLU(), nn.Linear(9, 3))
 
 
+def orthogonal(how: str) -> Callable[[nn.Module], nn.Module]:
+    return lambda module: parametrizations.orthogonal(module, "weight", how)
+
+
 @pytest.mark.parametrize(
     ("wrap", "name"),
     [
         (parametrizations.weight_norm, "0.parametrizations.weight.original1"),
         (parametrizations.spectral_norm, "0.parametrizations.weight.original"),
         (parametrizations.orthogonal, "0.parametrizations.weight.original"),
-        (lambda m: parametrizations.orthogonal(m, "householder"), "0.parametrizations.weight.original"),
-        (lambda m: parametrizations.orthogonal(m, "cayley"), "0.parametrizations.weight.original"),
+        (orthogonal("householder"), "0.parametrizations.weight.original"),
+        (orthogonal("cayley"), "0.parametrizations.weight.original"),
     ],
 )
 def test_seen_through_a_parametrization(wrap, name):
@@ -739,3 +787,276 @@ def test_adapters_beside_a_fused_matrix(merged):
     assert [block.label for block in seen["fused.base.weight"].blocks] == ["q", "k", "v"]
     assert seen["a.base.weight"].activation == "relu"
     assert seen["b.base.weight"].writes_residual
+
+
+# -- modulation and scales ------------------------------------------------------------------------
+
+
+@case(
+    (TOKENS, torch.zeros(2, 12)),
+    {
+        "condition.weight": "modulation 12 shift=16 scale=16 gate=16 shift=16 scale=16 gate=16",
+        "a.weight": "mlp_up 16 32",
+        "b.weight": "mlp_down 32 16 writes",
+        "mix.weight": "linear 16 16 writes",
+        "end.weight": "modulation 12 shift=16 scale=16",
+        "last.weight": "head 16 7",
+    },
+)
+class AdaptiveNorm(nn.Module):
+    """Six chunks of one product: shift, scale and gate of two branches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.condition, self.end = nn.Linear(12, 96), nn.Linear(12, 32)
+        self.mix, self.a, self.b = nn.Linear(16, 16), nn.Linear(16, 32), nn.Linear(32, 16)
+        self.last = nn.Linear(16, 7)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        parts = self.condition(F.silu(c))[:, None].chunk(6, -1)
+        y = F.layer_norm(x, (16,)) * (1 + parts[1]) + parts[0]
+        x = x + parts[2] * self.mix(y)
+        y = F.layer_norm(x, (16,)) * (1 + parts[4]) + parts[3]
+        x = x + parts[5] * self.b(F.gelu(self.a(y), approximate="tanh"))
+        shift, scale = self.end(F.silu(c))[:, None].chunk(2, -1)
+        return self.last(F.layer_norm(x, (16,)) * (1 + scale) + shift)
+
+
+@case(
+    (IMAGE, torch.zeros(2, 12)),
+    {
+        "gamma.weight": "modulation 12 8",
+        "beta.weight": "modulation 12 8",
+        "conv.weight": "conv 27 72",
+    },
+)
+class FeatureWise(nn.Module):
+    """FiLM with a matrix for the scale and another for the shift."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, affine=False)
+        self.gamma, self.beta, self.last = nn.Linear(12, 8), nn.Linear(12, 8), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        x = self.norm(self.conv(x)) * (1 + self.gamma(c)[..., None, None])
+        return self.last(torch.relu(x + self.beta(c)[..., None, None]))
+
+
+@case(TOKENS, QKVO | {"temperature": "scale", "gamma": "scale", "length": "norm_scale"})
+class Temperatures(Projections):
+    """A learned temperature per head on normalised queries, and a norm with one number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature = nn.Parameter(torch.ones(4, 1, 1))
+        self.gamma, self.length = nn.Parameter(torch.ones(16)), nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.normalize(x, dim=-1) * 4.0 * self.length
+        q, k, v = split(self.q(y), 4), split(self.k(y), 4), split(self.v(y), 4)
+        q = F.normalize(q, dim=-1) * self.temperature
+        mixed = (q @ F.normalize(k, dim=-1).transpose(-1, -2)).softmax(-1) @ v
+        return x + self.gamma * self.o(joined(mixed))
+
+
+# -- state spaces and recurrences -----------------------------------------------------------------
+
+
+@case(
+    TOKENS,
+    {
+        "into.weight": "linear 16 64",
+        "conv.weight": "conv_depthwise 4 4",
+        "select.weight": "linear 32 9",
+        "step.weight": "ssm_dt",
+        "step.bias": "ssm_dt",
+        "a": "ssm_a",
+        "d": "ssm_d",
+        "out.weight": "linear 32 16 writes",
+    },
+)
+class Selective(nn.Module):
+    """Mamba: exp(-exp(a) dt) decays the state, dt also scales what enters, d passes it by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(16, 64, bias=False), nn.Linear(32, 16, bias=False)
+        self.conv = nn.Conv1d(32, 32, 4, padding=3, groups=32)
+        self.select, self.step = nn.Linear(32, 9, bias=False), nn.Linear(3, 32)
+        self.a, self.d = nn.Parameter(torch.zeros(32, 3)), nn.Parameter(torch.ones(32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        u, gate = self.into(F.rms_norm(x, (16,))).chunk(2, -1)
+        u = F.silu(self.conv(u.transpose(1, 2))[..., :5].transpose(1, 2))
+        step, b, c = self.select(u).split([3, 3, 3], -1)
+        step = F.softplus(self.step(step))
+        decay = torch.exp(step[..., None] * -torch.exp(self.a))
+        enter = (step * u)[..., None] * b[:, :, None]
+        state, seen = x.new_zeros(2, 32, 3), []
+        for t in range(5):
+            state = decay[:, t] * state + enter[:, t]
+            seen.append((state @ c[:, t, :, None]).squeeze(-1))
+        y = torch.stack(seen, 1) + self.d * u
+        return x + self.out(y * F.silu(gate))
+
+
+@case(
+    TOKENS,
+    {
+        "x.weight": "linear 16 24",
+        "y.weight": "linear 16 24",
+        "gate.weight": "linear 24 24",
+        "rate": "ssm_a",
+        "out.weight": "linear 24 16 writes",
+    },
+)
+class GatedRecurrence(nn.Module):
+    """RG-LRU: a gate scales the logarithm of the decay; nothing here is an MLP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x, self.y, self.gate = nn.Linear(16, 24), nn.Linear(16, 24), nn.Linear(24, 24)
+        self.rate, self.out = nn.Parameter(torch.ones(24)), nn.Linear(24, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = self.x(x)
+        decay = torch.exp(-8.0 * torch.sigmoid(self.gate(u)) * F.softplus(self.rate))
+        seen, state = torch.zeros_like(u), torch.zeros_like(u[:, 0])
+        for t in range(5):
+            state = decay[:, t] * state + u[:, t]
+            seen[:, t] = state
+        return x + self.out(seen * F.gelu(self.y(x)))
+
+
+class Cells(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(16, 10, proj_size=4, bidirectional=True, batch_first=True)
+        self.cell, self.last = nn.GRUCell(8, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen, _ = self.lstm(x)
+        state = x.new_zeros(2, 6)
+        for t in range(5):
+            state = self.cell(seen[:, t], state)
+        return self.last(state)
+
+
+def test_recurrent_cells_and_projections():
+    seen = inspect(Cells(), TOKENS).parameters
+    for end in ("", "_reverse"):
+        given, hidden = seen[f"lstm.weight_ih_l0{end}"], seen[f"lstm.weight_hh_l0{end}"]
+        assert (given.role, given.fan_in, given.fan_out) == ("recurrent_input", 16, 10)
+        assert (hidden.role, hidden.fan_in, hidden.fan_out) == ("recurrent_hidden", 4, 10)
+        assert [block.label for block in hidden.blocks] == ["input", "forget", "cell", "output"]
+        back = seen[f"lstm.weight_hr_l0{end}"]
+        assert (back.role, back.fan_in, back.fan_out, back.blocks) == ("linear", 10, 4, ())
+    cell = seen["cell.weight_hh"]
+    assert (cell.role, cell.fan_in, cell.fan_out) == ("recurrent_hidden", 6, 6)
+    assert [block.label for block in cell.blocks] == ["reset", "update", "new"]
+
+
+# -- heads and ties -------------------------------------------------------------------------------
+
+
+@case(
+    torch.zeros(2, 5, dtype=torch.long),
+    {"table.weight": "embedding 1 16", "a.weight": "linear 16 16", "more.weight": "head 16 3"},
+)
+class TiedHeads(nn.Module):
+    """The table makes the logits too, transposed; a second head reads the same signal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.a = nn.Embedding(50, 16), nn.Linear(16, 16)
+        self.norm, self.more = nn.LayerNorm(16), nn.Linear(16, 3)
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.norm(F.gelu(self.a(self.table(ids))))
+        logits = torch.tanh(x @ self.table.weight.t() / 30) * 30
+        return logits, self.more(x)
+
+
+@case(TOKENS, MLP | {"last.weight": "head 16 7"})
+class Shared(Base):
+    """The same block three times: each use writes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(3):
+            x = x + self.branch(x)
+        return self.last(x)
+
+
+# -- activations ----------------------------------------------------------------------------------
+
+
+class Activated(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 2)
+        self.beta = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.function(self.first(x)))
+
+
+WRITTEN_OUT = {
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "gelu": lambda x: x * 0.5 * (1.0 + torch.erf(x / 2**0.5)),
+    "relu_squared": lambda x: torch.square(torch.relu(x)),
+    "silu": lambda x: torch.mul(x, x.sigmoid()),
+    "mish": lambda x: x * torch.tanh(F.softplus(x)),
+    "sin": torch.sin,
+    "tanh": lambda x: torch.cat([part.tanh() for part in x.chunk(2, -1)], -1),
+    "hardswish": lambda x: x * F.relu6(x + 3) / 6,
+    "relu": lambda x: x.clamp(min=0),
+    "leaky_relu(0.1)": lambda x: torch.where(x > 0, x, 0.1 * x),
+    "identity": lambda x: 30 * torch.tanh(x / 30),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN_OUT)
+def test_activations_written_out(name):
+    seen = inspect(Activated(WRITTEN_OUT[name]), torch.zeros(3, 4)).parameters
+    assert (seen["first.weight"].activation or "identity") == name
+
+
+def test_snake_has_its_moments():
+    seen = inspect(Activated(lambda x: x + torch.sin(x) ** 2), torch.zeros(3, 4)).parameters
+    second = 1 + (3 / 8 - math.exp(-2) / 2 + math.exp(-8) / 8)
+    assert seen["first.weight"].gain == pytest.approx(1 / second, rel=1e-4)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_either_half_may_be_the_gate(swapped):
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.outer = nn.Linear(16, 64), nn.Linear(32, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            first, second = self.inner(x).chunk(2, -1)
+            gated = first * F.silu(second) if swapped else F.silu(first) * second
+            return x + self.outer(gated)
+
+    view = inspect(Model(), TOKENS).parameters["inner.weight"]
+    assert view.role == "mlp_gate_up"
+    labels = [(block.label, block.activation) for block in view.blocks]
+    assert sorted(labels) == [("gate", "silu"), ("up", None)]
+    assert labels[swapped] == ("gate", "silu")
+
+
+# -- streams --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["FirstValueAgain", "HyperConnections", "Shared"])
+def test_one_stream_all_the_way(name):
+    make, inputs, _ = CASES[name]
+    seen = inspect(make(), inputs).parameters
+    writers = [view for view in seen.values() if view.writes_residual]
+    assert {view.stream for view in writers} == {0}
+    total = 3 if name == "Shared" else 2
+    assert {view.branches for view in writers} == {total}
+    assert [view.depth for view in writers] == list(range(len(writers)))

@@ -182,7 +182,7 @@ def _passes(flow: Flow, node: Node) -> bool:
     """Steps that only reposition, or whose shift and scale are learned: the identity here."""
     if node.op in MOVEMENT or node.op in DROPOUT or node.op in NORM or node.id in flow.norms:
         return True
-    if flow.pools(node):
+    if flow.pools(node) or any((node.id, value.id) in flow.asides for value in node.inputs):
         return True
     learned = any(value.roots for value in node.inputs if value.id not in flow.uses.signals)
     return learned and flow.through(node) is not None

@@ -17,7 +17,9 @@ from initium._types import Role
 
 __all__ = ["set_aside"]
 
-STILL = frozenset("to _to_copy view reshape _unsafe_view contiguous clone type_as".split())
+STILL = frozenset(
+    {"to", "_to_copy", "view", "reshape", "_unsafe_view", "contiguous", "clone", "type_as"}
+)
 """Movement that leaves every feature in its place."""
 
 

@@ -73,7 +73,9 @@ def inspect(model: nn.Module, inputs: object = None) -> ModelView:
     parameters = {name: _with_hints(parameters[name], held[name]) for name in parameters}
     return ModelView(
         model=bare_class(model).__name__,
-        parameters=_in_order(held, parameters, {n for n, f in facts.items() if f.also_head}),
+        parameters=_in_order(
+            held, parameters, {n for n, f in facts.items() if f.also_head}, modules
+        ),
         buffers={name: buffer_view(slot) for name, slot in held.items() if slot.is_buffer},
         traced=graph is not None,
         unseen=tuple(graph.invented) if graph is not None else (),
@@ -97,16 +99,22 @@ def _traced(
 
 
 def _in_order(
-    held: Mapping[str, Slot], parameters: Mapping[str, ParameterView], also_head: set[str]
+    held: Mapping[str, Slot],
+    parameters: Mapping[str, ParameterView],
+    also_head: set[str],
+    modules: Mapping[str, nn.Module],
 ) -> dict[str, ParameterView]:
-    """Registration order, and after each owner the other names of its tensor."""
+    """Registration order, and after each owner the other names of its tensor. Of a table that also
+    makes the output, the names outside embeddings are those of the head."""
     ordered: dict[str, ParameterView] = {}
     for name, slot in held.items():
         if slot.is_buffer:
             continue
         ordered[name] = parameters[name]
         for alias in slot.aliases:
-            role = "head" if name in also_head else parameters[name].role
+            looks_up = isinstance(modules.get(alias.rpartition(".")[0]), nn.Embedding)
+            heads = name in also_head and not looks_up
+            role = "head" if heads else parameters[name].role
             ordered[alias] = replace(
                 parameters[name], name=alias, role=role, tied_to=name, aliases=()
             )
@@ -149,7 +157,11 @@ def _from_trace(slot: Slot, facts: Facts, graph: Graph) -> ParameterView:
     matrix = use is not None and use.kind in ("matrix", "recurrent")
     axes = use.axes if use is not None and matrix else None
     groups, transposed = (use.groups, use.transposed) if use is not None else (1, False)
-    fan_in, fan_out = _fans(view.shape, facts.role, axes, facts.blocks, groups, transposed)
+    fan_in, fan_out = (
+        use.fans
+        if use is not None and use.fans is not None
+        else _fans(view.shape, facts.role, axes, facts.blocks, groups, transposed)
+    )
     entry = graph.entry(use.node) if use is not None else ""
     at = f" (entered at {entry})" if entry else ""
     evidence = {statement: Evidence(rung, text + at) for statement, text in facts.why.items()}

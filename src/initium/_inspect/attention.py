@@ -20,7 +20,8 @@ from initium._inspect.uses import Use
 __all__ = ["Attention", "Operand", "find_attention", "first_forward"]
 
 PERMUTING = frozenset(
-    "transpose permute t mT numpy_T movedim moveaxis swapaxes swapdims gather index".split()
+    {"transpose", "permute", "t", "mT", "numpy_T", "movedim", "moveaxis", "swapaxes", "swapdims"}
+    | {"gather", "index"}
 )
 HEADS = 64
 """Features up to which a square matrix between scores and softmax only mixes heads."""
@@ -53,7 +54,7 @@ def find_attention(flow: Flow, streams: Streams, routers: set[str]) -> list[Atte
         return value.id in streams.by_value or value.id in streams.origins
 
     def operand(label: str, value: Value) -> Operand:
-        return Operand(label, value, tuple(flow.nearest(value, stop=stop)))
+        return Operand(label, value, tuple(_made_by(flow, value, stop)))
 
     found = []
     for node in flow.graph.nodes:
@@ -65,13 +66,25 @@ def find_attention(flow: Flow, streams: Streams, routers: set[str]) -> list[Atte
                 if isinstance(item, Value)
             ]
             outputs = first_forward(flow, node.out, streams)
-            found.append(Attention(node, read, outputs, _mask(flow, node)))
+            mask = node.argument(3, "attn_mask")
+            scores = flow.nearest(mask) if isinstance(mask, Value) else []
+            found.append(Attention(node, read, outputs, _mask(flow, node), scores))
         elif node.op in SOFTMAX:
             attention = _around_softmax(flow, node, operand, routers)
             if attention is not None:
                 attention.outputs = first_forward(flow, attention.node.out, streams)
                 found.append(attention)
     return found
+
+
+def _made_by(flow: Flow, value: Value, stop: Callable[[Value], bool]) -> list[Use]:
+    """The nearest weights behind a value, and those behind depthwise convolutions that pool it."""
+    found: list[Use] = []
+    for use in flow.nearest(value, stop=stop):
+        found.append(use)
+        if use.depthwise and use.data is not None:
+            found += flow.nearest(use.data, stop=stop)
+    return list(dict.fromkeys(found))
 
 
 def _around_softmax(
@@ -129,7 +142,7 @@ class _Scores:
             step = flow.through(made)
             if step is not None:
                 stack.append(step)
-            elif flow.elementwise(made) or made.op in ("cat", "merge") or made.op in MOVEMENT:
+            elif flow.elementwise(made) or made.op in ("cat", "max", "merge", *MOVEMENT):
                 stack += flow.signals(made)
 
 
@@ -146,16 +159,22 @@ def _mixing(flow: Flow, probabilities: Value) -> tuple[Node, Value] | None:
             if node.id in seen:
                 continue
             seen.add(node.id)
-            use = flow.uses.matrix(node)
             if flow.is_data_product(node):
                 others = [value for value in flow.factors(node) if value is not taken]
                 if others:
                     return node, others[0]
-            elif (use is not None and _mixes_heads(use)) or node.op == "merge":
-                stack += node.outputs
-            elif use is None and flow.elementwise(node) and flow.ungated(node) == [taken]:
+            elif _keeps_probabilities(flow, node, taken):
                 stack += node.outputs
     return None
+
+
+def _keeps_probabilities(flow: Flow, node: Node, taken: Value) -> bool:
+    use = flow.uses.matrix(node)
+    if use is not None:
+        return _mixes_heads(use)
+    if node.op in ("add", "div", "merge"):
+        return node.out.numel == taken.numel
+    return flow.elementwise(node) and flow.ungated(node) == [taken]
 
 
 def _key_is_left(flow: Flow, product: Node, softmax: Node) -> bool:
@@ -205,13 +224,16 @@ def first_forward(flow: Flow, value: Value, streams: Streams | None = None) -> l
             if use is not None:
                 if use.data is operand and use.kind == "matrix" and use not in found:
                     found.append(use)
-            elif _passes_on(flow, node):
-                stack += node.outputs
-            elif streams is not None and node.op == "add" and node.out.id not in streams.by_value:
+            elif _passes_on(flow, node) or _sums_only(node, streams):
                 stack += node.outputs
     return found
 
 
+def _sums_only(node: Node, streams: Streams | None) -> bool:
+    """Whether a sum belongs to no residual stream."""
+    return streams is not None and node.op == "add" and node.out.id not in streams.by_value
+
+
 def _passes_on(flow: Flow, node: Node) -> bool:
-    joins = ("mul", "multiply", "merge", "index_add", "index_put", "cat")
+    joins = ("mul", "multiply", "div", "merge", "index_add", "index_put", "cat", "stack")
     return node.op in joins or flow.is_data_product(node)

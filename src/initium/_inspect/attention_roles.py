@@ -1,4 +1,4 @@
-"""Roles of the weights around attention: queries, keys, values, outputs, and the width of a head."""
+"""Roles of the weights around attention: queries, keys, values, outputs; the width of a head."""
 
 from __future__ import annotations
 
@@ -25,14 +25,18 @@ def attention_roles(flow: Flow, attentions: list[Attention], facts: dict[str, Fa
     parts: dict[str, dict[str, tuple[Use, Value]]] = {}
     for attention in attentions:
         widths = _widths(flow, attention)
-        for operand in attention.operands:
+        _positions(flow, attention, facts)
+        for operand in sorted(attention.operands, key=lambda item: "qkv".index(item.label)):
             for use in operand.weights:
-                if use.kind == "matrix" and not _feeds_another(flow, use):
+                if use.kind != "matrix" or use.depthwise:
+                    continue
+                if not _feeds_another(flow, use, {id(item) for item in attention.scores}):
                     parts.setdefault(use.parameter, {}).setdefault(
                         operand.label, (use, operand.value)
                     )
-                    if use.parameter in facts:
-                        facts[use.parameter].head_dim = widths.get(operand.label)
+                    fact = facts.get(use.parameter)
+                    if fact is not None and fact.head_dim is None:
+                        fact.head_dim = widths.get(operand.label)
     for name, labels in parts.items():
         fact = facts.get(name)
         if fact is None or fact.role != "unknown":
@@ -56,14 +60,29 @@ def attention_roles(flow: Flow, attentions: list[Attention], facts: dict[str, Fa
                 fact.why["role"] = "first weight that reads the output of an attention"
 
 
-def _feeds_another(flow: Flow, use: Use) -> bool:
+def _positions(flow: Flow, attention: Attention, facts: dict[str, Facts]) -> None:
+    """A table that the queries are multiplied with, beside the keys, holds relative positions."""
+    queries = {id(use) for operand in attention.operands if operand.label == "q"
+               for use in operand.weights}  # fmt: skip
+    for use in attention.scores:
+        fact = facts.get(use.parameter)
+        if fact is None or fact.role != "unknown" or use.data is None:
+            continue
+        behind = flow.nearest(use.data, stop=lambda value: flow.is_data_product(value.node))
+        if behind and all(id(item) in queries for item in behind):
+            fact.role = "position"
+            fact.why["role"] = "multiplied with the queries, and added to the scores"
+
+
+def _feeds_another(flow: Flow, use: Use, scores: set[int]) -> bool:
     """Whether a part of a product is read by a further weight: the first half of a low-rank pair,
-    even where another part is a key of its own."""
-    return any(
-        piece.part and flow.uses.matrix(node) is not None
-        for piece in flow.pieces(use.out)
-        for node, _ in flow.consumers(piece.value)
-    )
+    even where another part is a key of its own. Pooling does not count, nor positions."""
+    for piece in flow.pieces(use.out):
+        for node, _ in flow.consumers(piece.value) if piece.part else ():
+            other = flow.uses.matrix(node)
+            if other is not None and not other.depthwise and id(other) not in scores:
+                return True
+    return False
 
 
 def _blocks(

@@ -40,7 +40,8 @@ def blocks_of(
             block = replace(block, activation=more[0].name, gain=more[0].gain)
         found.append(block)
     times = np.bincount(np.concatenate([taken for _, taken, *_ in parts]), minlength=size)
-    return tuple(found) if bool((times == 1).all()) else ()
+    whole = bool((times == 1).all())
+    return tuple(sorted(found, key=lambda block: block.start)) if whole else ()
 
 
 def gates(flow: Flow, name: str, use: Use) -> tuple[Block, ...]:

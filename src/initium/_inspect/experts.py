@@ -14,7 +14,9 @@ from initium._inspect.labels import varies
 from initium._inspect.operators import ROUTING, SOFTMAX
 from initium._inspect.uses import Use
 from initium._types import Block
+
 __all__ = ["find_routers", "picks", "stack_axes", "stacked_parts"]
+
 
 def stack_axes(flow: Flow) -> None:
     """An output axis that later runs beside the stacked axis of another weight is stacked too."""
@@ -73,9 +75,9 @@ def find_routers(flow: Flow) -> set[str]:
     """The parameters whose products choose or weigh experts."""
     found: set[str] = set()
     for use in flow.uses.all:
-        if use.kind == "matrix" and use.slot == "weight" and use.parameter not in found:
-            if picks(flow, use) or _weighs(flow, use):
-                found.add(use.parameter)
+        known = use.kind != "matrix" or use.slot != "weight" or use.parameter in found
+        if not known and (picks(flow, use) or _weighs(flow, use)):
+            found.add(use.parameter)
     return found
 
 
@@ -99,7 +101,8 @@ def _onward(flow: Flow, value: Value) -> list[tuple[Node, Value]]:
 def picks(flow: Flow, use: Use) -> bool:
     """Whether indices are made of a product."""
     return any(
-        node.op in ROUTING or (node.op == "max" and len(node.outputs) == 2 and node.outputs[1].users)
+        node.op in ROUTING
+        or (node.op == "max" and len(node.outputs) == 2 and node.outputs[1].users)
         for node, _ in _onward(flow, use.out)
     )
 

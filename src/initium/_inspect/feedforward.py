@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from initium._inspect.activation import Following, following
 from initium._inspect.blocks import blocks_of, output_axis
 from initium._inspect.facts import Facts, channel_axis, pointwise
@@ -33,14 +31,14 @@ def feed_forward_roles(flow: Flow, facts: dict[str, Facts]) -> None:
         if not feeds:
             continue
         ups = [(item, active) for item, active in feeds if _up(facts.get(item.parameter))]
-        active = [item for item, active in ups if active]
-        if not active:
+        leading = [item for item, active in ups if active]
+        if not leading:
             continue
-        ups = [(item, on) for item, on in ups if on or _beside(flow, item, active)]
         fact.role = "mlp_down"
         fact.why["role"] = "writes to the stream, and reads an activated product"
         for item, active in ups:
-            _name_up(flow, facts[item.parameter], item, active)
+            if active or _beside(flow, item, leading):
+                _name_up(flow, facts[item.parameter], item, active)
 
 
 def _beside(flow: Flow, use: Use, others: list[Use]) -> bool:
@@ -49,10 +47,6 @@ def _beside(flow: Flow, use: Use, others: list[Use]) -> bool:
     return any(
         step.id in read for other in others if other.data for step, _ in flow.back(other.data)
     )
-
-
-def _depthwise(use: Use) -> bool:
-    return use.groups > 1 and use.data is not None and use.groups == use.data.shape[1]
 
 
 def _mixes(flow: Flow, node: Node) -> bool:
@@ -86,7 +80,7 @@ def _activated_feeds(flow: Flow, value: Value) -> list[tuple[Use, bool]]:
             continue
         seen.add((here.id, active))
         use = flow.uses.matrix(node)
-        if use is not None and use.kind == "matrix" and use.data is not None and _depthwise(use):
+        if active and use is not None and use.data is not None and use.depthwise:
             stack.append((use.data, active))
             continue
         if use is not None:
@@ -140,33 +134,31 @@ def _part_followings(flow: Flow, use: Use) -> list[Following]:
 
 
 def _halves(flow: Flow, use: Use) -> list[tuple[str, Rows, Following]]:
-    """Label and rows of each part of a fused gate and up projection; empty if it is not one."""
+    """Label and rows of each part of a fused gate and up projection; empty if it is not one.
+
+    A sigmoid only saturates where its half is larger: the other half makes up for it.
+    """
     pieces = [piece for piece in flow.pieces(use.out) if piece.part]
     axis = channel_axis(use)
     found: list[tuple[str, Rows, Following]] = []
-    for piece in pieces:
+    for piece in pieces if len(pieces) == 2 else []:
         taken = rows(flow, use.out, axis, piece.value)
         if taken is None or len(taken) >= use.out.shape[axis]:
             return []
         after = following(flow, piece.value)
         found.append(("gate" if after.name else "up", taken, after))
-    if any(node.op == "glu" for node in use.out.users):
-        return _glu_parts(use)
-    labels = {label for label, _, _ in found}
-    return found if labels == {"gate", "up"} and len(found) == 2 else []
+    if {label for label, _, _ in found} != {"gate", "up"}:
+        return []
+    if any(after.name == "sigmoid" for _, _, after in found):
+        up = Following(gain=forward_gain("sigmoid"), gated=True)
+        gate = Following("sigmoid", gated=True)
+        return [(label, taken, up if label == "up" else gate) for label, taken, _ in found]
+    return found
 
 
 def glu_halves(flow: Flow, name: str, use: Use) -> tuple[Block, ...]:
-    """The two halves of a product that goes straight into ``glu``; empty if it does not."""
-    if not any(node.op == "glu" for node in use.out.users):
-        return ()
+    """The two halves of a product of which one gates the other; empty if it has none."""
     axis = output_axis(use)
-    return blocks_of(flow, name, axis, _glu_parts(use)) if axis is not None else ()
-
-
-def _glu_parts(use: Use) -> list[tuple[str, Rows, Following]]:
-    """a * sigmoid(b): a larger b only saturates, so a's half makes up for the sigmoid."""
-    size = use.out.shape[channel_axis(use)] // 2
-    up = Following(gain=forward_gain("sigmoid"), gated=True)
-    gate = Following("sigmoid", gated=True)
-    return [("up", np.arange(size), up), ("gate", np.arange(size, 2 * size), gate)]
+    halves = _halves(flow, use) if axis is not None else []
+    gated = all(after.gated for _, _, after in halves)
+    return blocks_of(flow, name, axis, halves) if axis is not None and gated else ()

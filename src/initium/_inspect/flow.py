@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+
 from initium._inspect.graph import Graph, Node, Value
 from initium._inspect.operators import (
     ATTENTION,
@@ -137,8 +138,8 @@ class Flow:
                 yield from self.back(node.inputs[0])
 
     def _statistic_of(self, scale: Value) -> tuple[Value, tuple[int, ...]] | None:
-        """``x`` and the reduced dimensions, where ``scale`` is a root of the mean square (or a norm,
-        or a deviation) of x."""
+        """``x`` and the reduced dimensions, where ``scale`` is a root of the mean square (or a
+        norm, or a deviation) of x."""
         value, rooted = scale, False
         nodes: list[int] = []
         for _ in range(12):

@@ -18,7 +18,7 @@ from initium._inspect.graph import Node, Value
 from initium._inspect.operators import MOVEMENT
 from initium._inspect.products import result_letters
 
-__all__ = ["Rows", "contracted", "head_width", "rows", "surviving", "varies"]
+__all__ = ["Rows", "contracted", "covered", "head_width", "places", "rows", "surviving", "varies"]
 
 Rows: TypeAlias = NDArray[np.int64]
 """Sorted indices along one axis."""
@@ -45,6 +45,16 @@ def varies(flow: Flow, start: Value, axis: int, target: Value, along: int) -> bo
     if arrived is None or along >= arrived.dim():
         return False
     return bool((arrived.amax(along) != arrived.amin(along)).any())
+
+
+def covered(flow: Flow, start: Value, axis: int, target: Value, along: int) -> set[int]:
+    """Which indices along a dimension of ``target`` come from ``start``."""
+    arrived = _labels(flow, start, axis, target)
+    if arrived is None or along >= arrived.dim():
+        return set()
+    other = [dim for dim in range(arrived.dim()) if dim != along]
+    present = (arrived != NONE).any(dim=other) if other else arrived != NONE
+    return set(present.nonzero().reshape(-1).tolist())
 
 
 def head_width(flow: Flow, start: Value, axis: int, target: Value) -> int | None:
@@ -83,7 +93,10 @@ def _label(flow: Flow, node: Node, known: dict[int, torch.Tensor]) -> None:
     if node.op == "merge":
         known[node.out.id] = _written(node, known)
         return
-    joins = node.op in ("cat", "stack")
+    if flow.is_data_product(node):
+        _label_product(flow, node, known)
+        return
+    joins, pads = node.op in ("cat", "stack"), node.op in ("pad", "constant_pad_nd")
     repositions = node.op in MOVEMENT and not node.op.startswith(("to", "_to", "type_as"))
     if not repositions and not joins:
         for out in node.outputs:
@@ -99,7 +112,7 @@ def _label(flow: Flow, node: Node, known: dict[int, torch.Tensor]) -> None:
     def real(item: object) -> object:
         if isinstance(item, Value):
             if item.id in known:
-                return known[item.id]
+                return known[item.id] - NONE if pads else known[item.id]
             if joins:
                 return torch.full((1,), NONE).expand(item.shape)
             if node.op == "gather" and item.id not in flow.graph.constants:
@@ -114,7 +127,32 @@ def _label(flow: Flow, node: Node, known: dict[int, torch.Tensor]) -> None:
     result = node.overload(*(real(item) for item in node.args), **kwargs)
     parts = result if isinstance(result, (list, tuple)) else [result]
     for out, part in zip(node.outputs, parts, strict=True):
-        known[out.id] = part
+        known[out.id] = part + NONE if pads else part
+
+
+def _label_product(flow: Flow, node: Node, known: dict[int, torch.Tensor]) -> None:
+    """A product keeps the labels of a factor that does not carry them along what is summed."""
+    for value, summed, dims in zip(
+        flow.factors(node), contracted(flow, node), places(flow, node), strict=True
+    ):
+        labels = known.get(value.id)
+        if labels is None:
+            continue
+        for dim in summed:
+            if bool((labels.amax(dim, keepdim=True) != labels).any()):
+                labels = None
+                break
+            labels = labels.narrow(dim, 0, 1)
+        if labels is None:
+            continue
+        kept = [dim for dim in range(labels.dim()) if dim not in summed]
+        order = sorted(kept, key=lambda dim: dims[dim])
+        shape = [1] * len(node.out.shape)
+        for dim in order:
+            shape[dims[dim]] = labels.shape[dim]
+        flat = labels.permute(*order, *sorted(summed)).reshape(shape)
+        known[node.out.id] = flat.expand(node.out.shape)
+        return
 
 
 def _written(node: Node, known: dict[int, torch.Tensor]) -> torch.Tensor:
@@ -139,11 +177,13 @@ def _spreads(shape: tuple[int, ...], wide: tuple[int, ...]) -> bool:
 
 
 def surviving(flow: Flow, product: Node) -> tuple[set[int], set[int]]:
-    """Dimensions of a product's output that come from its first and from its second factor alone."""
+    """Dimensions of a product's output that come from one factor alone, for both factors."""
     last = len(product.out.shape) - 1
     if product.op != "einsum":
         left, right = flow.factors(product)
-        return {last - 1} if len(left.shape) > 1 else set(), {last} if len(right.shape) > 1 else set()
+        return {last - 1} if len(left.shape) > 1 else set(), {last} if len(
+            right.shape
+        ) > 1 else set()
     one, two = _terms(product)
     result = result_letters(str(product.args[0]), last + 1)
     return (
@@ -164,6 +204,23 @@ def contracted(flow: Flow, product: Node) -> tuple[set[int], set[int]]:
         dims = result_letters(f"->{term}", len(value.shape))
         found.append({dim for letter, dim in dims.items() if letter not in result})
     return found[0], found[1]
+
+
+def places(flow: Flow, product: Node) -> tuple[dict[int, int], dict[int, int]]:
+    """For both factors, the dimension of the output that each of theirs becomes."""
+    left, right = flow.factors(product)
+    rank = len(product.out.shape)
+    if product.op == "einsum":
+        result = result_letters(str(product.args[0]), rank)
+        found = []
+        for term, value in zip(_terms(product), (left, right), strict=True):
+            letters = result_letters(f"->{term}", len(value.shape))
+            found.append({dim: result.get(letter, 0) for letter, dim in letters.items()})
+        return found[0], found[1]
+    return (
+        {dim: dim + rank - len(left.shape) for dim in range(len(left.shape) - 1)},
+        {dim: dim + rank - len(right.shape) for dim in range(len(right.shape))},
+    )
 
 
 def _terms(product: Node) -> tuple[str, str]:

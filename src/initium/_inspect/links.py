@@ -19,6 +19,10 @@ Links: TypeAlias = dict[int, dict[str, Dims]]
 """Value -> parameter -> where its dimensions come from."""
 
 
+WIDENING = frozenset({"cat", "pad", "constant_pad_nd"})
+"""Operators that make a dimension longer and leave all in their places."""
+
+
 def carry(node: Node, out: Value, links: Links) -> dict[str, Dims]:
     """The links of a value made of linked and constant operands. Where a parameter comes in twice
     (a weight over its own norm), the operand of the output's own size says more."""
@@ -26,7 +30,10 @@ def carry(node: Node, out: Value, links: Links) -> dict[str, Dims]:
     for source in sorted(dict.fromkeys(node.inputs), key=lambda value: value.numel != out.numel):
         for name, dims in links.get(source.id, {}).items():
             if carried.get(name) is None:
-                carried[name] = None if dims is None else _through(source, out, dims)
+                if dims is not None and node.op in WIDENING and len(dims) == len(out.shape):
+                    carried[name] = dims
+                else:
+                    carried[name] = None if dims is None else _through(source, out, dims)
     return carried
 
 

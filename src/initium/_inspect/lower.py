@@ -1,8 +1,9 @@
 """Composite operators as the simple ones they stand for, so that the rules know few operators.
 
-``addcmul``, ``addcdiv``, ``lerp``, sums of a product with a signal (``addmm`` and its like), ``glu``,
-sums of a ``stack`` and products of three or more operands become additions, multiplications and
-products of two. Not covered: operators that have a meaning of their own, such as attention.
+``addcmul``, ``addcdiv``, ``lerp``, sums of a product with a signal (``addmm`` and its like),
+``glu``, sums of a ``stack`` or of a product of two signals, and products of three or more operands
+become additions, multiplications and products of two. Not covered: operators that have a meaning of
+their own, such as attention.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from initium._types import Block, Role
 
 __all__ = ["is_head", "matrix_roles"]
 
+
 def matrix_roles(flow: Flow, streams: Streams, facts: dict[str, Facts]) -> None:
     outputs = {value.id for value in flow.graph.outputs}
     for name, fact in facts.items():
@@ -75,9 +76,8 @@ def is_head(flow: Flow, fact: Facts, use: Use, outputs: set[int]) -> bool:
     squashes = (None, "sigmoid", "tanh", "hardtanh", "logsigmoid")
     if fact.following.name not in squashes:
         return False
-    if fact.following.name == "tanh" and use.data is not None and _square(use):
-        if any(step.id in outputs for step, _ in flow.back(use.data, norms=True)):
-            return False
+    if fact.following.name == "tanh" and _pools(flow, use, outputs):
+        return False
     reaches = False
     stack, seen = [use.out], set[int]()
     while stack and len(seen) < 4096:
@@ -94,8 +94,11 @@ def is_head(flow: Flow, fact: Facts, use: Use, outputs: set[int]) -> bool:
     return reaches
 
 
-def _square(use: Use) -> bool:
-    return len(set(use.weight.shape)) == 1
+def _pools(flow: Flow, use: Use, outputs: set[int]) -> bool:
+    """Whether a square matrix reads what is itself put out, as poolers do."""
+    if use.data is None or len(set(use.weight.shape)) > 1:
+        return False
+    return any(step.id in outputs for step, _ in flow.back(use.data, norms=True))
 
 
 def _modulates(flow: Flow, name: str, use: Use) -> tuple[bool, tuple[Block, ...]]:

@@ -1,5 +1,5 @@
-"""Contractions: which operand is the weight, and which of its dimensions are contracted, produced or
-stacked. ``linear``, convolutions, ``bilinear``, matrix products and ``einsum`` of two operands.
+"""Contractions: which operand is the weight, and which of its dimensions are contracted, produced
+or stacked. ``linear``, convolutions, ``bilinear``, matrix products and ``einsum`` of two operands.
 """
 
 from __future__ import annotations
@@ -113,9 +113,7 @@ def _sizes(node: Node, names: list[str], name: str, number: int = 1) -> tuple[in
     return tuple(sizes * number if len(sizes) == 1 else sizes)
 
 
-def _einsum(
-    node: Node, linked: Collection[int], signals: Collection[int]
-) -> Contraction | None:
+def _einsum(node: Node, linked: Collection[int], signals: Collection[int]) -> Contraction | None:
     equation, values = node.args[0], list(operands(node.args[1]))
     if not isinstance(equation, str) or len(values) != 2:
         return None

@@ -14,12 +14,17 @@ from dataclasses import dataclass, field
 
 from initium._inspect.flow import Flow
 from initium._inspect.graph import Node, Value
+from initium._inspect.operators import SELECTION
 from initium._inspect.uses import Use
 
 __all__ = ["Addition", "Streams", "find_streams"]
 
 SUMMANDS = 3
 """Branches that one block may add one after the other."""
+COPIES = 16
+"""Copies of a stream up to which a matrix may mix them (hyper-connections)."""
+PARTING = SELECTION - {"slice", "narrow", "narrow_copy", "index", "index_select"}
+"""What makes parts that go their own ways: steps of a loop, groups of channels."""
 SUMS = frozenset({"add", "sub", "subtract"})
 
 
@@ -85,6 +90,7 @@ def find_streams(flow: Flow) -> Streams:
             continue
         found = _skip_and_branch(flow, streams, node) or _with_shortcut(flow, node)
         if found is None:
+            _carry_on(flow, streams, node)
             continue
         skip, branch, shortcut = found
         _add(flow, streams, node, skip, branch, shortcut)
@@ -102,6 +108,14 @@ def _rejoins(flow: Flow, streams: Streams, out: Value, left: Value, right: Value
             streams.by_value[out.id] = addition
             return True
     return False
+
+
+def _carry_on(flow: Flow, streams: Streams, node: Node) -> None:
+    """A branch without weights (pooling) leaves the stream what it was."""
+    for skip, branch in _sides(flow, node):
+        addition = _written(flow, streams, skip)
+        if addition is not None and not flow.weights_between(branch, _chain(flow, streams, skip)):
+            streams.by_value[node.out.id] = addition
 
 
 def _written(flow: Flow, streams: Streams, value: Value) -> Addition | None:
@@ -122,11 +136,25 @@ def _carried(flow: Flow, value: Value) -> Iterator[tuple[Value, bool]]:
         for step, normed in flow.back(here, norms=True):
             here, crossed = step, crossed or normed
             yield step, crossed
+            if step.node is not None and step.node.op in PARTING:
+                return
         node = here.node
+        use = flow.uses.matrix(node)
+        if use is not None:
+            here = use.data if _mixes_copies(use) else None
+            continue
         if node is None or node.id in flow.inner or not flow.elementwise(node):
             return
         signals = flow.ungated(node)
         here = signals[0] if len(signals) == 1 else None
+
+
+def _mixes_copies(use: Use) -> bool:
+    """Whether a small square matrix mixes copies of a stream, and leaves its features alone."""
+    small = use.kind == "matrix" and use.node.op in ("einsum", "matmul", "mm", "bmm")
+    if not small or use.data is None or use.weight.numel > COPIES**2:
+        return False
+    return use.data.numel == use.out.numel and len(use.out.shape) - 1 not in use.places
 
 
 def _chain(flow: Flow, streams: Streams, skip: Value) -> list[int]:
@@ -193,6 +221,8 @@ def _single_weight(flow: Flow, value: Value) -> Use | None:
         if use is not None:
             return use
         before = flow.through(here.node)
+        if here.node is not None and here.node.op in PARTING:
+            return None
         if before is None and here.node is not None:
             if here.node.id in flow.norms:
                 before = flow.norms[here.node.id]
@@ -221,6 +251,10 @@ def _add(
     source = shortcut[0].data if shortcut and shortcut[0].data is not None else skip
     chain = {*_chain(flow, streams, source), *(_sources(flow, source) if shortcut else ())}
     writers, branches = _writers(flow, streams, branch, chain)
+    if not writers:
+        if depth:
+            streams.by_value[node.out.id] = streams.by_value[origin.id]
+        return
     if depth == 0:
         streams.origins.setdefault(origin.id, stream)
     addition = Addition(node, skip, branch, stream, depth, max(branches, 1), writers, shortcut)

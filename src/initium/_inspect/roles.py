@@ -6,7 +6,7 @@ scrambled gives the same roles.
 
 from __future__ import annotations
 
-from initium._inspect.activation import following
+from initium._inspect.activation import Following, following
 from initium._inspect.adapters import set_aside
 from initium._inspect.attention import find_attention
 from initium._inspect.attention_roles import attention_roles
@@ -18,6 +18,8 @@ from initium._inspect.flow import Flow
 from initium._inspect.graph import Graph
 from initium._inspect.lower import lower
 from initium._inspect.matrices import is_head, matrix_roles
+from initium._inspect.mixtures import place_mixtures
+from initium._inspect.recurrence import find_linear_attention
 from initium._inspect.residual import Streams, find_streams
 from initium._inspect.statespace import state_space_roles
 from initium._inspect.trunks import inside, trunks
@@ -33,12 +35,15 @@ STACKABLE: frozenset[str] = frozenset({"linear", "mlp_up", "mlp_gate", "mlp_down
 def derive(graph: Graph) -> dict[str, Facts]:
     """Facts for every parameter that the trace reached. The graph is rewritten on the way."""
     graph = lower(graph)
-    flow = Flow(graph, find_uses(graph))
+    found = find_uses(graph)
+    place_mixtures(found)
+    flow = Flow(graph, found)
     adapters = set_aside(flow)
     stack_axes(flow)
     routers = find_routers(flow)
     streams = find_streams(flow)
     attentions = find_attention(flow, streams, routers)
+    attentions += find_linear_attention(flow, streams, attentions)
     facts: dict[str, Facts] = {}
     for name, uses in flow.uses.by_parameter.items():
         if uses:
@@ -87,7 +92,7 @@ def _first_look(flow: Flow, streams: Streams, name: str, uses: list[Use]) -> Fac
             facts.role, facts.why["role"] = _lookup_role(flow, use)
             facts.also_head = any(_reuse_is_head(flow, other) for other in uses)
         return facts
-    facts.following = following(flow, use.out)
+    facts.following = _following(flow, use)
     facts.norm_before = use.data is not None and flow.is_norm_output(use.data)
     writes = [streams.writer(item) for item in uses if item.kind == "matrix"]
     addition = next((item for item in writes if item is not None), None)
@@ -113,6 +118,16 @@ def _first_look(flow: Flow, streams: Streams, name: str, uses: list[Use]) -> Fac
             return facts
         facts.blocks = gates(flow, name, use)
     return facts
+
+
+def _following(flow: Flow, use: Use) -> Following:
+    """What follows a product: all of it, or every part of it alike."""
+    whole = following(flow, use.out)
+    if whole.name is not None or use.kind != "matrix":
+        return whole
+    parts = [following(flow, piece.value) for piece in flow.pieces(use.out) if piece.part]
+    alike = len(parts) > 1 and len({part.name for part in parts}) == 1
+    return parts[0] if alike and not any(part.gated for part in parts) else whole
 
 
 def _reads(flow: Flow, streams: Streams, use: Use) -> tuple[str, ...]:

@@ -1,11 +1,11 @@
 """State spaces by what they compute: a decay, the step it is taken with, and what passes by.
 
-A *decay* is a parameter, made positive or negative first (by ``exp``, ``softplus`` ...), that scales
-a signal (or is added to one) on its way into an ``exp``: exp(-exp(a) * dt). The *step* is the
-softplus that it scales; a bias before it, and a low-rank matrix whose whole product goes into it,
-belong to the step. What scales the input and is added to what the decay made passes by. Names play
-no part. Covered: Mamba 1 and 2, gated delta nets, RG-LRU, RWKV's decay. Not covered: complex and
-learned diagonal systems that are discretised outside the forward pass.
+A *decay* is a parameter, made positive or negative first (by ``exp``, ``softplus`` ...), that
+scales a signal (or is added to one) on its way into an ``exp``: exp(-exp(a) * dt). The *step* is
+the softplus that it scales; a bias before it, and a low-rank matrix whose whole product goes into
+it, belong to the step. What scales the input and is added to what the decay made passes by.
+Covered: Mamba 1 and 2, gated delta nets, RG-LRU, RWKV's decay. Not covered: complex and learned
+diagonal systems that are discretised outside the forward pass.
 """
 
 from __future__ import annotations
@@ -21,16 +21,25 @@ from initium._inspect.uses import Use
 
 __all__ = ["find_steps", "state_space_roles"]
 
-SIGNED = frozenset("exp exp2 softplus sigmoid neg negative logsigmoid log_sigmoid".split())
-PASSING = frozenset("cumsum cat stack merge masked_fill where tril triu segment_sum".split())
+SIGNED = frozenset(
+    {"exp", "exp2", "softplus", "sigmoid", "neg", "negative", "logsigmoid", "log_sigmoid"}
+)
+PASSING = frozenset(
+    {"add", "sub", "mul", "maximum", "cumsum", "cat", "stack", "merge", "masked_fill", "where"}
+    | {"tril", "triu"}
+)
 
 
 def _decays(flow: Flow) -> Iterator[Use]:
     """The uses of parameters that set how fast a state decays."""
     for use in flow.uses.all:
-        if use.kind in ("add", "scale") and use.slot == "weight" and _made_signed(use):
-            if any(node.op in ("exp", "exp2") for node in _onward(flow, use.out)):
-                yield use
+        direct = use.kind in ("add", "scale") and use.slot == "weight"
+        if direct and _made_signed(use) and any(map(_exponential, _onward(flow, use.out))):
+            yield use
+
+
+def _exponential(node: Node) -> bool:
+    return node.op in ("exp", "exp2")
 
 
 def _made_signed(use: Use) -> bool:
@@ -52,14 +61,12 @@ def _onward(flow: Flow, value: Value) -> Iterator[Node]:
         seen.add(here.id)
         for node in here.users:
             yield node
-            if node.op in ("add", "sub", "maximum", "mul", *PASSING) or node.op in MOVEMENT:
-                if flow.uses.matrix(node) is None:
-                    stack += node.outputs
+            passes = node.op in PASSING or node.op in MOVEMENT
+            if passes and flow.uses.matrix(node) is None:
+                stack += node.outputs
 
 
-def _behind(
-    flow: Flow, value: Value, wanted: Callable[[Node], bool], far: int = 64
-) -> list[Node]:
+def _behind(flow: Flow, value: Value, wanted: Callable[[Node], bool], far: int = 64) -> list[Node]:
     """The nearest nodes of a kind behind a value, with no weight on the way."""
     found: list[Node] = []
     stack, seen = [value], set[int]()
@@ -88,10 +95,15 @@ def find_steps(flow: Flow) -> set[int]:
 
 
 def _scales_elsewhere(flow: Flow, node: Node, decay: Use) -> bool:
-    return any(
-        user.id != decay.node.id and user.op == "mul" and len(flow.signals(user)) > 1
-        for user, _ in flow.consumers(node.out)
-    )
+    stack = [node.out]
+    for value in stack:
+        for user, _ in flow.consumers(value):
+            signals = flow.signals(user)
+            if user.op == "mul" and len(signals) > 1 and user.id != decay.node.id:
+                return True
+            if flow.elementwise(user) and len(signals) == 1 and user.id != decay.node.id:
+                stack += user.outputs
+    return False
 
 
 def state_space_roles(flow: Flow, facts: dict[str, Facts]) -> None:
@@ -103,7 +115,7 @@ def state_space_roles(flow: Flow, facts: dict[str, Facts]) -> None:
             for node in _behind(flow, use.data, lambda node: node.op == "softplus", far=12):
                 _step_roles(flow, facts, node)
     exponentials = {
-        node.id for use in decays for node in _onward(flow, use.out) if node.op in ("exp", "exp2")
+        node.id for use in decays for node in _onward(flow, use.out) if _exponential(node)
     }
     if exponentials:
         _bypasses(flow, facts, exponentials)
@@ -148,9 +160,12 @@ def _bypasses(flow: Flow, facts: dict[str, Facts], exponentials: set[int]) -> No
             others = [value for value in flow.signals(node) if value is not operand]
             if node.op != "add" or not others:
                 continue
-            if _behind(flow, others[0], lambda made: made.id in exponentials, far=512):
-                if not _behind(flow, use.out, lambda made: made.id in exponentials, far=512):
-                    _say(facts, use.parameter, "ssm_d", "takes the input past a decaying state")
+            decayed = [
+                bool(_behind(flow, value, lambda made: made.id in exponentials, far=512))
+                for value in (others[0], use.out)
+            ]
+            if decayed == [True, False]:
+                _say(facts, use.parameter, "ssm_d", "takes the input past a decaying state")
 
 
 def _say(facts: dict[str, Facts], name: str, role: str, why: str) -> None:

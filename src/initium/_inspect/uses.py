@@ -38,7 +38,7 @@ class Use:
     ``slot`` tells apart several parameters of one operator (``weight``, ``bias``, ``input``,
     ``hidden``). ``axes`` are dimensions of the *parameter*, ``places`` those of the output that its
     output axes become (-1 where not known). ``part`` is (axis, start, size) where this use takes a
-    run of one axis.
+    run of one axis. ``fans`` are given where the axes do not tell them.
     """
 
     kind: Kind
@@ -55,6 +55,12 @@ class Use:
     stride: int = 1
     transposed: bool = False
     kernel: tuple[int, ...] = ()
+    fans: tuple[int, int] | None = None
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether it is a convolution with one group per channel."""
+        return self.groups > 1 and self.data is not None and self.groups == self.data.shape[1]
 
 
 @dataclass(slots=True)
@@ -179,7 +185,7 @@ def _uses_of(
 
 
 def _chooses(node: Node, signals: set[int]) -> bool:
-    """Whether a parameter is indexed by what was computed (experts), not by what was given (ids)."""
+    """Whether a parameter is indexed by what was computed (experts), not by given ids."""
     stack = [value for value in node.inputs[1:] if value.id in signals]
     for _ in range(64):
         if not stack:
