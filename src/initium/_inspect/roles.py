@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from initium._inspect.activation import Following, following
 from initium._inspect.adapters import set_aside
-from initium._inspect.attention import find_attention
+from initium._inspect.attention import Attention, find_attention
 from initium._inspect.attention_roles import attention_roles
 from initium._inspect.blocks import gates
 from initium._inspect.experts import find_routers, stack_axes, stacked_parts
@@ -74,7 +74,22 @@ def derive(graph: Graph) -> dict[str, Facts]:
         if stream in before and depth is not None:
             known.trunk, offset = before[stream]
             known.trunk_depth = offset + depth
+    _with_their_outputs(attentions, facts)
     return facts
+
+
+def _with_their_outputs(attentions: list[Attention], facts: dict[str, Facts]) -> None:
+    """Keys and values of cross-attention stand in the block that they are for, not behind the last
+    one of the stream that they read."""
+    for attention in attentions:
+        outputs = [facts[use.parameter] for use in attention.outputs if use.parameter in facts]
+        places = {(out.trunk, out.trunk_depth) for out in outputs if out.writes}
+        if len(places) != 1:
+            continue
+        [place] = places
+        for operand in attention.operands:
+            for use in operand.weights:
+                facts[use.parameter].trunk, facts[use.parameter].trunk_depth = place
 
 
 def _matrix_use(uses: list[Use]) -> Use | None:
