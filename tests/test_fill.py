@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 from views import of_module
 
+import initium
 from initium import stream
 from initium._plan import Entry, Plan, plan_model
 from initium.errors import PlanError
@@ -450,3 +451,38 @@ def test_the_code_of_a_whole_model_runs():
     )
     assert not net.embed.weight[1].any()
     assert net.conv.weight.std().item() == pytest.approx(plan.entries["conv.weight"].std, rel=0.2)
+
+
+@pytest.mark.parametrize(("outs", "ins"), [(8, 8), (12, 8), (8, 12)])
+@pytest.mark.parametrize("recipe", ["he", "auto", "orthogonal"])
+def test_an_orthogonal_parametrization_stays_orthogonal(outs, ins, recipe):
+    net = nn.Sequential(nn.Linear(ins, outs), nn.ReLU(), nn.Linear(outs, 3))
+    nn.utils.parametrizations.orthogonal(net[0])
+    initium.initialize(net, recipe, torch.zeros(2, ins))
+    values = torch.linalg.svdvals(net[0].weight.detach())
+    assert torch.allclose(values, torch.ones(min(outs, ins)), atol=1e-5)
+
+
+class Tenth(nn.Module):
+    """A tenth of what is stored, and back."""
+
+    def forward(self, stored: torch.Tensor) -> torch.Tensor:
+        return stored * 0.1
+
+    def right_inverse(self, value: torch.Tensor) -> torch.Tensor:
+        return value * 10
+
+
+def test_a_parametrization_with_an_inverse_gives_the_planned_weight():
+    net = nn.Linear(4, 4)
+    nn.utils.parametrize.register_parametrization(net, "weight", Tenth())
+    plan = initium.initialize(net, "he", torch.zeros(2, 4))
+    planned = plan.tensor("parametrizations.weight.original")
+    assert torch.allclose(net.weight, planned)
+
+
+def test_a_weight_norm_of_zero_is_zero_and_not_nan():
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    nn.utils.parametrizations.weight_norm(net[0])
+    initium.initialize(net, "zeros", torch.zeros(2, 4))
+    assert bool((net[0].weight == 0).all())

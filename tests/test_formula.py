@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -17,7 +20,7 @@ from initium._plan.formula import Formula
 from initium._plan.places import VARIABLES, variables
 from initium._types import Block
 from initium.errors import RecipeError
-from initium.spec import Blocks, Constant, Normal, TruncatedNormal, Uniform
+from initium.spec import Blocks, Constant, Normal, Orthogonal, TruncatedNormal, Uniform
 
 PLACE = {"fan_in": 400.0, "fan_out": 100.0, "layers": 8.0, "width": 64.0, "gain": 2.0}
 
@@ -66,6 +69,7 @@ def test_arithmetic_is_pythons(left, right, sign, inside):
     [
         ("normal(fan_inn)", "is not a variable of a formula .got 'fan_inn'.; did you mean fan_in"),
         ("normal(1 / (layers - 8))", "cannot be calculated: float division by zero"),
+        ("normal((0 - 8) ** 0.5)", "cannot be calculated: a root of a negative number"),
         ("normal(sqrt(-1 * width))", "cannot be calculated"),
         ("normal(block)", "needs block .l, its block on that trunk, from 0., which this parameter"),
         ("gauss(width)", "is not a spec.*gauss"),
@@ -301,3 +305,68 @@ def test_a_rule_that_never_decides_is_an_error():
     rules = [Rule("zeros", role="mlp_down"), Rule("he", name="h.*.down.weight")]
     with pytest.raises(RecipeError, match="decides nothing: all that it matches is taken by rules"):
         plan_model(tiny_gpt(), "auto", rules=rules)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ({"lr": "nope"}, "is not a variable of a formula .got 'nope'"),
+        ({"lr": -1.0}, "rule: lr: is not a number of 0 or more"),
+        ({"lr": math.nan}, "rule: lr: is not a number of 0 or more"),
+        ({"writes": "yes"}, "rule: writes: is neither True nor False .got 'yes'"),
+        ({"tied": 1}, "rule: tied: is neither True nor False"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_wrong_with_a_condition_is_said_when_the_rule_is_made(made, message):
+    script = f"import initium, math; nan = math.nan; initium.Rule('zeros', **{made!r})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert re.search(message, done.stderr.splitlines()[-1])
+
+
+def test_a_rate_below_zero_is_refused_where_it_is_calculated():
+    with pytest.raises(RecipeError, match="is not a learning rate of 0 or more"):
+        plan_model(tiny_gpt(), "he", rules=[Rule("normal(1)", role="mlp_down", lr="fan_in - 99")])
+
+
+def test_the_optimizer_keeps_its_own_decay():
+    net = nn.Linear(3, 2)
+    groups = initium.plan(net, "he").parameter_groups(net, lr=0.1)
+    assert "weight_decay" not in groups[0]
+
+
+def test_a_rule_may_be_optional():
+    rules = [Rule("zeros", name="nowhere", optional=True)]
+    assert not plan_model(tiny_gpt(), "he").diff(plan_model(tiny_gpt(), "he", rules=rules))
+
+
+def test_the_same_rule_twice_decides_nothing_the_second_time():
+    with pytest.raises(RecipeError, match="decides nothing"):
+        plan_model(
+            tiny_gpt(),
+            "he",
+            rules=[Rule("zeros", role="mlp_down")] * 1 + [Rule("zeros", role="mlp_down")],
+        )
+
+
+def test_a_spec_is_one_for_each_matrix_as_its_text_is():
+    view = parameter("qkv", (12, 4), "attn_qkv", blocks=THIRDS, fan_out=4)
+    text, spec = (planned(Rule(action), view=view).spec for action in ("orthogonal", Orthogonal()))
+    assert isinstance(spec, Blocks)
+    assert len(spec.parts) == len(text.parts) == 3
+
+
+def test_a_spec_with_the_name_of_a_recipe_may_be_calculated():
+    assert planned(Rule("orthogonal(gain=1 / sqrt(fan_in))")).spec.parts[0].spec == Orthogonal(0.5)
+
+
+def test_the_rule_for_a_tied_head_says_where_it_is_planned():
+    with pytest.raises(RecipeError, match=r"head.weight is tied to wte.weight, under which"):
+        plan_model(tiny_gpt(), "he", rules={"role:head": "zeros"})
+
+
+@pytest.mark.parametrize("seed", [1.5, "3", True, -1, 2**64])
+def test_a_seed_is_an_integer(seed):
+    script = f"import initium, torch; initium.plan(torch.nn.Linear(2, 2), 'he', seed={seed!r})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "seed: is not an integer in [0, 2^64)" in done.stderr.splitlines()[-1]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from truth import scramble
 
+import initium
 from initium import inspect
 from initium._model.names import slots
 from initium._types import ParameterView
@@ -1060,3 +1061,27 @@ def test_one_stream_all_the_way(name):
     total = 3 if name == "Shared" else 2
     assert {view.branches for view in writers} == {total}
     assert [view.depth for view in writers] == list(range(len(writers)))
+
+
+class Greedy(nn.Module):
+    """Logits that are returned beside their best classes, or fed back as the next token."""
+
+    def __init__(self, again: bool) -> None:
+        super().__init__()
+        self.table, self.body, self.logits = nn.Embedding(9, 6), nn.Linear(6, 6), nn.Linear(6, 9)
+        self.again = again
+
+    def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        logits = self.logits(torch.relu(self.body(self.table(ids))))
+        if self.again:
+            logits = self.logits(torch.relu(self.body(self.table(logits.argmax(-1)))))
+        return logits, logits.argmax(-1), logits.topk(3).values
+
+
+def test_logits_whose_best_are_returned_are_no_router():
+    once, twice = (
+        initium.inspect(Greedy(again), torch.zeros(2, 5, dtype=torch.long)).parameters
+        for again in (False, True)
+    )
+    assert once["logits.weight"].role == "head"
+    assert twice["logits.weight"].role != "router"

@@ -72,10 +72,17 @@ def test_it_goes_wherever_a_recipe_goes(tmp_path):
             "rules:\n  - {role: head, spec: 0}\n",
             "line 2: must be text .got 0",
         ),
-        ("rules:\n  - {writes: 'yes', spec: zeros}\n", "line 2: must be bool .got 'yes'"),
+        (
+            "rules:\n  - {writes: 'yes', spec: zeros}\n",
+            "line 2: writes must be true or false .got 'yes'",
+        ),
         ("rules:\n  - {regex: '(', spec: zeros}\n", "regular expression cannot be read"),
         ("rules:\n  - {spec: zeros, lr: [1]}\n", "line 2: must be a number or a formula"),
         ("rules:\n  - {spec: zeros}\n  - {spec: zeros\n", "is not YAML"),
+        ("rules:\n  - {spec: uniform(-0.1, 0.1)}\n", "a comma in plain text ends it here.*quotes"),
+        ("rules:\n  - {spec: zeros, lr: fast}\n", "line 2: .*is not a variable of a formula"),
+        ("rules:\n  - {spec: zeros, optional: 'no'}\n", "optional must be true or false"),
+        ("rules:\n  - {spec: zeros}\nbase: mine.yaml\n", "line 3: .*cannot be read|itself"),
         ("rules:\n  - {spec: zeros}\nrules: []\n", "duplicate key"),
         ("rules:\n  - {spec: zeros}\nneeds:\n  - {what: x}\n", "a need has the keys what, value"),
         (
@@ -125,5 +132,11 @@ def test_the_depth_of_a_formula_is_that_of_the_model(tmp_path):
 
 def test_a_file_is_explained(tmp_path):
     told = initium.explain(written(tmp_path, GOOD))
-    assert "normal(0.02 / sqrt(2 * layers))" in " ".join(told.split())
+    assert "mlp_down" in told
+    assert "normal(0.3)" in told
     assert "residual multiplier 0.5: every branch (model code)" in told
+
+
+def test_what_the_base_needs_is_needed(tmp_path):
+    path = written(tmp_path, "rules:\n  - {role: mlp_down, spec: zeros}\nbase: deepnorm\n")
+    assert plan_model(tiny_gpt(), path).needs == plan_model(tiny_gpt(), "deepnorm").needs != ()

@@ -55,7 +55,9 @@ Model = Annotated[
 ]
 RecipeOption = Annotated[
     str | None,
-    typer.Option("--recipe", "-r", metavar="RECIPE", help="auto, he, normal(0.02), ..."),
+    typer.Option(
+        "--recipe", "-r", metavar="RECIPE", help="auto, he, normal(0.02), ..., or a .yaml file."
+    ),
 ]
 Tiny = Annotated[bool, typer.Option("--tiny", help="Scale an hf: model down.")]
 Seed = Annotated[
@@ -166,7 +168,11 @@ def plan(
     ] = None,
     diff: Annotated[
         str | None,
-        typer.Option("--diff", metavar="FILE_OR_RECIPE", help="Show what differs from this plan."),
+        typer.Option(
+            "--diff",
+            metavar="FILE_OR_RECIPE",
+            help="Show what changes from this plan to the one made.",
+        ),
     ] = None,
     inputs: Inputs = None,
     tiny: Tiny = False,
@@ -185,8 +191,7 @@ def plan(
     if out is not None:
         made.save(out)
     if diff is not None:
-        is_file = Path(diff).suffix in {".yaml", ".yml", ".json"}
-        other = initium.Plan.load(diff) if is_file else _plan(loaded, diff, None, seed)
+        other = initium.Plan.load(diff) if _is_plan(diff) else _plan(loaded, diff, None, seed)
         assert other is not None
         _echo(other.diff(made), as_json)
     elif out is None or as_json:
@@ -338,6 +343,17 @@ def _plan(loaded: Loaded, recipe: str | None, file: Path | None, seed: int) -> i
         return None
     with working(f"planning {loaded.name} with {recipe}"), redirect_stdout(sys.stderr):
         return initium.plan(loaded.model, recipe, inputs=loaded.inputs, seed=seed)
+
+
+def _is_plan(text: str) -> bool:
+    """Whether a text is the path of a saved plan, and not a recipe or a recipe's file."""
+    path = Path(text)
+    if path.suffix not in {".yaml", ".yml", ".json"}:
+        return False
+    try:
+        return path.suffix == ".json" or "initium: plan" in path.read_text(encoding="utf-8")[:1000]
+    except (OSError, UnicodeDecodeError):
+        return True
 
 
 def _check(loaded: Loaded, plan: initium.Plan | None) -> initium.Report:

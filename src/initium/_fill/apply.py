@@ -203,21 +203,40 @@ def _prove(plan: Plan, held: Mapping[str, Slot], written: Mapping[str, int]) -> 
 
 
 def _refresh(model: nn.Module) -> None:
-    """Let spectral norms find the leading singular vectors of their new weights, as they are built.
+    """Bring parametrizations in line with what was written.
 
-    Fifteen power iterations, the number that :func:`torch.nn.utils.parametrizations.spectral_norm`
-    does when it is registered. Those of sharded weights go on from the vectors that they have:
-    an iteration would communicate.
+    Where one has a right inverse, what was planned is its result: ``original`` becomes the inverse
+    of it. Spectral norms find the leading singular vectors of their new weights by fifteen power
+    iterations, as :func:`torch.nn.utils.parametrizations.spectral_norm` does. A weight norm was
+    planned as direction and length. Sharded weights are left as they are: both would communicate.
     """
     for module in model.modules():
         if not isinstance(module, nn.utils.parametrize.ParametrizationList):
             continue
-        for part in module:
-            if (
-                isinstance(part, nn.utils.parametrizations._SpectralNorm)
-                and hasattr(part, "_u")
-                and not is_sharded(module.original)
-            ):
-                with torch.no_grad():
-                    weight = part._reshape_weight_to_matrix(module.original)
-                    part._power_method(weight, 15)
+        original = getattr(module, "original", None)
+        if original is None or is_sharded(original):
+            continue
+        with torch.no_grad():
+            spectral = [
+                part for part in module if isinstance(part, nn.utils.parametrizations._SpectralNorm)
+            ]
+            for part in spectral:
+                if hasattr(part, "_u"):
+                    part._power_method(part._reshape_weight_to_matrix(original), 15)
+            if not spectral:
+                _invert(module, original)
+
+
+def _invert(module: nn.utils.parametrize.ParametrizationList, original: torch.Tensor) -> None:
+    """Replace what stands in ``original`` by what the parametrizations make it from."""
+    wanted = original.detach().clone()
+    for part in reversed(list(module)):
+        inverse = getattr(part, "right_inverse", None)
+        if inverse is None:
+            return
+        try:
+            wanted = inverse(wanted)
+        except NotImplementedError:
+            return
+    if isinstance(wanted, torch.Tensor) and wanted.shape == original.shape:
+        original.copy_(wanted)

@@ -18,11 +18,11 @@ def parameter_groups(
     plan: Plan,
     model: nn.Module,
     lr: float,
-    weight_decay: float = 0.0,
+    weight_decay: float | None = None,
     names: Mapping[str, str] | None = None,
 ) -> list[dict[str, object]]:
     """One group per learning rate and weight decay; see :meth:`Plan.parameter_groups`."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float | None], list[nn.Parameter]] = {}
     for name, slot in as_planned(plan, slots(model), names).items():
         if slot.is_buffer:
             continue
@@ -33,9 +33,11 @@ def parameter_groups(
             )
         parameter = slot.tensor
         assert isinstance(parameter, nn.Parameter)
-        decay = weight_decay / entry.lr if parameter.dim() >= 2 and entry.lr else 0.0
+        decay = weight_decay
+        if decay is not None:
+            decay = decay / entry.lr if parameter.dim() >= 2 and entry.lr else 0.0
         groups.setdefault((lr * entry.lr, decay), []).append(parameter)
     return [
-        {"params": members, "lr": rate, "weight_decay": decay}
+        {"params": members, "lr": rate, **({} if decay is None else {"weight_decay": decay})}
         for (rate, decay), members in groups.items()
     ]

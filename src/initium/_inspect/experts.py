@@ -11,7 +11,7 @@ from dataclasses import replace
 from initium._inspect.flow import Flow
 from initium._inspect.graph import Node, Value
 from initium._inspect.labels import varies
-from initium._inspect.operators import ROUTING, SOFTMAX
+from initium._inspect.operators import LOOKUP, MOVEMENT, ROUTING, SOFTMAX
 from initium._inspect.uses import Use
 from initium._types import Block
 
@@ -99,12 +99,50 @@ def _onward(flow: Flow, value: Value) -> list[tuple[Node, Value]]:
 
 
 def picks(flow: Flow, use: Use) -> bool:
-    """Whether indices are made of a product."""
-    return any(
-        node.op in ROUTING
-        or (node.op == "max" and len(node.outputs) == 2 and node.outputs[1].users)
+    """Whether indices made of a product choose anything.
+
+    Those that are returned, or looked up as the next token, do not. Indices that no operator reads
+    count as a choice of the model's own code, unless the product is an output of the model.
+    """
+    choices = [
+        node
         for node, _ in _onward(flow, use.out)
-    )
+        if node.op in ROUTING
+        or (node.op == "max" and len(node.outputs) == 2 and node.outputs[1].users)
+    ]
+    if any(_matters(value) for node in choices for value in node.outputs):
+        return True
+    read = any(value.users for node in choices for value in node.outputs)
+    return bool(choices) and not read and not _returned(flow, use.out)
+
+
+def _matters(value: Value) -> bool:
+    """Whether anything but movement and a lookup reads a value."""
+    stack, seen = [value], {value.id}
+    while stack and len(seen) < 64:
+        for node in stack.pop().users:
+            if node.op in LOOKUP:
+                continue
+            if node.op not in MOVEMENT:
+                return True
+            stack += [out for out in node.outputs if out.id not in seen]
+            seen.update(out.id for out in node.outputs)
+    return False
+
+
+def _returned(flow: Flow, value: Value) -> bool:
+    """Whether a value, moved, is an output of the model."""
+    outputs = {out.id for out in flow.graph.outputs}
+    stack, seen = [value], {value.id}
+    while stack and len(seen) < 64:
+        here = stack.pop()
+        if here.id in outputs:
+            return True
+        for node in here.users:
+            if node.op in MOVEMENT or node.op == "add":
+                stack += [out for out in node.outputs if out.id not in seen]
+                seen.update(out.id for out in node.outputs)
+    return False
 
 
 def _weighs(flow: Flow, use: Use) -> bool:

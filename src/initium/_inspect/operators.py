@@ -22,7 +22,6 @@ __all__ = [
     "ROUTING",
     "SELECTION",
     "SOFTMAX",
-    "TRANSPARENT",
 ]
 
 
@@ -119,6 +118,3 @@ ELEMENTWISE = _names(
     special_expit special_erf special_xlog1py nan_to_num masked_fill logaddexp sgn subtract multiply
     divide absolute atan2 hypot logical_not bitwise_not eq ne lt le gt ge logical_and logical_or"""
 )
-
-TRANSPARENT = MOVEMENT | DROPOUT
-"""Between a weight and whatever really happens next."""

@@ -12,7 +12,7 @@ from initium._plan.recipe import Recipe, parse_recipe
 from initium._plan.rules import Action, Choice, Rule, decide, read_rules
 from initium._types import BufferView, ModelView, ParameterView
 from initium.errors import PlanError, RecipeError, SpecError, near
-from initium.spec import Constant, Keep, parse
+from initium.spec import Constant, Keep, Normal, parse
 
 __all__ = ["plan_model"]
 
@@ -36,24 +36,30 @@ def plan_model(
         PlanError: a parameter that no rule matches, a spec that does not fit its shape, or a buffer
             on the meta device that nobody can rebuild.
     """
-    if not 0 <= seed < 2**64:
-        raise PlanError("is not an integer in [0, 2^64)", where="seed", value=seed)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+        raise PlanError(
+            "is not an integer in [0, 2^64)", where="seed", value=seed, fix="pass one such as 0"
+        )
     chosen = parse_recipe(recipe)
-    own = tuple(replace(rule, required=True) for rule in read_rules(rules))
+    own = read_rules(rules)
     order = (*own, *chosen.rules)
-    for rule in order:
-        if rule.required and not any(_matches(rule, parameter) for parameter in view.owners):
+    must = [rule for rule in order[: len(own) + chosen.own] if not rule.optional]
+    for rule in must:
+        if not any(_matches(rule, parameter) for parameter in view.owners):
             raise _matches_nothing(rule, view)
     entries: dict[str, Entry] = {}
     deciders: dict[str, tuple[Rule, ...]] = {}
     for parameter in view.owners:
         entries[parameter.name], deciders[parameter.name] = _parameter(parameter, view, order)
-    for rule in order:
-        if rule.required and not any(rule in used for used in deciders.values()):
+    deciding = {id(rule) for used in deciders.values() for rule in used}
+    for rule in must:
+        if id(rule) not in deciding:
             raise _decides_nothing(rule, view, deciders)
     for parameter in view.owners:
         direction = entries.get(parameter.magnitude_of or "")
         if direction is not None and not any(rule in own for rule in deciders[parameter.name]):
+            if direction.std == 0:
+                entries[parameter.magnitude_of or ""] = _drawn(direction)
             entries[parameter.name] = _magnitude(entries[parameter.name], direction)
     for buffer in view.buffers.values():
         if buffer.tied_to is None:
@@ -100,6 +106,15 @@ def _parameter(
         lr=choice.lr,
     )
     return entry, used
+
+
+def _drawn(direction: Entry) -> Entry:
+    """The direction of a weight norm that is planned as zero: a direction has no zero."""
+    return replace(
+        direction,
+        spec=Normal(1.0),
+        reason=f"{direction.reason} The direction of a weight norm is drawn, its length is zero.",
+    )
 
 
 def _magnitude(entry: Entry, direction: Entry) -> Entry:
@@ -178,6 +193,14 @@ def _matches_nothing(rule: Rule, view: ModelView) -> RecipeError:
             where="rules",
             value=rule.module_type,
             choices=near(rule.module_type, types) or tuple(types),
+        )
+    tied = [p for p in view.parameters.values() if p.tied_to and p.role in rule.role]
+    if tied:
+        return RecipeError(
+            f"{rule} matches no tensor of its own: {tied[0].name} is tied to {tied[0].tied_to}, "
+            "under which it is planned",
+            where="rules",
+            fix=f"write the rule for {tied[0].tied_to}, or untie the two",
         )
     roles = sorted({parameter.role for parameter in view.owners})
     return RecipeError(

@@ -34,7 +34,10 @@ class PlanDiff:
     def __str__(self) -> str:
         if not self:
             return "no difference"
-        lines = [f"{key}: {old} -> {new}" for key, (old, new) in self.settings.items()]
+        lines = [
+            f"{key}: {old} -> {new}" for key, (old, new) in self.settings.items() if key != "needs"
+        ]
+        lines += self._needs()
         rows = []
         for sign, entries in (("-", self.removed), ("+", self.added)):
             for group in fold((name, (e.spec, e.shape)) for name, e in entries.items()):
@@ -57,6 +60,14 @@ class PlanDiff:
             return "\n".join(lines)
         body = render(table(("", "name", "spec", "std"), rows))
         return "\n".join([*lines, *([""] if lines else []), body])
+
+    def _needs(self) -> list[str]:
+        """What is no longer needed outside the weights, and what is now."""
+        old, new = self.settings.get("needs", ((), ()))
+        assert isinstance(old, tuple)
+        assert isinstance(new, tuple)
+        gone = [f"- needs {need}" for need in old if need not in new]
+        return gone + [f"+ needs {need}" for need in new if need not in old]
 
 
 def diff(before: Plan, after: Plan) -> PlanDiff:

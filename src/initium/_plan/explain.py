@@ -73,18 +73,21 @@ def _told(name: str, function: object) -> str:
         str(parameter.replace(annotation=inspect.Parameter.empty))
         for parameter in inspect.signature(function).parameters.values()
     )
-    return f"{name}({arguments})\n\n{_refilled(inspect.getdoc(function) or '')}"
+    call = textwrap.fill(f"{name}({arguments})", width_of() - 7, subsequent_indent="    ")
+    return f"{call}\n\n{_refilled(inspect.getdoc(function) or '')}"
 
 
-ITEM = re.compile(r"\s*- |\s+\w+: ")
-AS_IT_IS = re.compile(r"\s*$|\s*[A-Z]\w*:$|\s*(>>>|\.\.\.|[('\"|\[{]|\d)")
-"""Blank lines, headings such as ``Args:``, examples and their output."""
+ITEM = re.compile(r"\s*- |\s+\w+(, \w+)*: ")
+AS_IT_IS = re.compile(r"\s*$|\s*[A-Z]\w*:$")
+"""Blank lines, and headings such as ``Args:``."""
 
 
 def _refilled(text: str) -> str:
-    """Paragraphs and items filled to the width of the terminal; examples as they are."""
+    """Paragraphs and items filled to the width of the terminal; the example as it is."""
+    prose, heading, example = text.partition("\nExample:\n")
+    example, gap, rest = example.partition("\n\n")
     lines: list[str] = []
-    for line in text.split("\n"):
+    for line in (*prose.split("\n"), *(["", *rest.split("\n")] if gap else [])):
         before = lines[-1] if lines else ""
         deeper = _indent(line) - _indent(before)
         goes_on = deeper > 0 if ITEM.match(before) else deeper == 0
@@ -92,7 +95,8 @@ def _refilled(text: str) -> str:
             lines[-1] = f"{before} {line.strip()}"
         else:
             lines.append(line)
-    return "\n".join(_filled(line) for line in lines)
+    told = "\n".join(_filled(line) for line in lines)
+    return f"{told}{heading}{example}" if heading else told
 
 
 def _filled(line: str) -> str:

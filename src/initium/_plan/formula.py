@@ -37,7 +37,7 @@ LITERALS = frozenset({"inf", "nan", "True", "False", "None"})
 
 @dataclass(frozen=True)
 class Formula:
-    """The text of a spec or number with arithmetic in it.
+    """The text of a spec, or of a number if ``is_number``, with arithmetic in it.
 
     Raises:
         RecipeError: text of another form, or an unknown variable.
@@ -45,11 +45,12 @@ class Formula:
     Example:
         >>> Formula("normal(0.02 / sqrt(2 * layers))").spec({"layers": 8})
         Normal(std=0.005, mean=0.0)
-        >>> Formula("256 / fan_in").number({"fan_in": 1024})
+        >>> Formula("256 / fan_in", is_number=True).number({"fan_in": 1024})
         0.25
     """
 
     text: str
+    is_number: bool = False
 
     def __post_init__(self) -> None:
         self._tree()
@@ -68,13 +69,27 @@ class Formula:
         body = self._tree().body
         nodes = list(ast.walk(body))
         called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
-        called |= {id(body)} if isinstance(body, ast.Name) and body.id not in VARIABLES else set()
+        if isinstance(body, ast.Name) and body.id not in VARIABLES and not self.is_number:
+            called.add(id(body))
         names = (
             node.id
             for node in nodes
             if isinstance(node, ast.Name) and id(node) not in called and node.id not in LITERALS
         )
         return tuple(dict.fromkeys(names))
+
+    @property
+    def calculates(self) -> bool:
+        """Whether there is anything to calculate: a variable, a function or an operator."""
+        nodes = list(ast.walk(self._tree()))
+        called = {
+            n.func.id for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+        }
+        return bool(
+            self.variables
+            or called & FUNCTIONS.keys()
+            or any(isinstance(node, ast.BinOp) for node in nodes)
+        )
 
     def spec(self, values: Mapping[str, float]) -> Spec:
         """The spec with every number calculated.
@@ -107,7 +122,10 @@ class Formula:
                 return -self.calculate(node.operand, values)
             if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
                 left, right = (self.calculate(side, values) for side in (node.left, node.right))
-                return OPERATORS[type(node.op)](left, right)
+                value = OPERATORS[type(node.op)](left, right)
+                if isinstance(value, complex):
+                    raise ValueError("a root of a negative number")
+                return value
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 function = FUNCTIONS.get(node.func.id)
                 if function is not None and not node.keywords:
@@ -118,7 +136,7 @@ class Formula:
             raise RecipeError(
                 f"cannot be calculated: {error}", where="formula", value=self.text
             ) from None
-        if isinstance(node, ast.Name):
+        if isinstance(node, ast.Name) and node.id in VARIABLES:
             raise RecipeError(
                 f"needs {node.id} ({VARIABLES[node.id]}), which this parameter does not have",
                 where="formula",

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from initium._text import format_number
-
 __all__ = ["Need"]
 
 
@@ -36,5 +34,5 @@ class Need:
     source: str = ""
 
     def __str__(self) -> str:
-        value = self.value if isinstance(self.value, str) else format_number(self.value)
+        value = self.value if isinstance(self.value, str) else f"{self.value:.6g}"
         return f"{self.what} {value}: {self.where} ({self.who})"

@@ -214,7 +214,7 @@ class Plan:
         self,
         model: torch.nn.Module,
         lr: float,
-        weight_decay: float = 0.0,
+        weight_decay: float | None = None,
         names: Mapping[str, str] | None = None,
     ) -> list[dict[str, object]]:
         """Groups for a torch optimizer, with the learning rates that the recipe asks for.
@@ -223,7 +223,8 @@ class Plan:
             model: the planned model.
             lr: the base learning rate; each group's is ``lr`` times its entries' multiplier.
             weight_decay: of every weight with two or more dimensions; divided by the multiplier, so
-                that the decay of a step, lr x weight_decay, is the same in all groups.
+                that the decay of a step, lr x weight_decay, is the same in all groups. ``None``
+                leaves it to the optimizer.
             names: as for :meth:`apply`, if ``model`` is a part of the planned one.
 
         Raises:

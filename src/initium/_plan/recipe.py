@@ -30,11 +30,13 @@ class Recipe:
         text: the text that gives this recipe back, such as ``"he"`` or ``"normal(0.02)"``.
         rules: the rules, most specific first.
         needs: what it needs outside the weights, or a function of the model that says so.
+        own: how many of the first rules are a user's own: each must decide something.
     """
 
     text: str
     rules: tuple[Rule, ...]
     needs: Needs = ()
+    own: int = 0
 
     def needed(self, model: ModelView) -> tuple[Need, ...]:
         """What this model needs outside its weights under this recipe."""

@@ -26,6 +26,7 @@ from initium._plan.needs import Need
 from initium._plan.recipe import Recipe, parse_recipe
 from initium._plan.rules import Rule
 from initium._plan.yaml import parse_yaml, place
+from initium._types import ModelView
 from initium.errors import InitiumError, RecipeError, near
 
 __all__ = ["read_recipe"]
@@ -38,8 +39,10 @@ CONDITIONS = {
     "type": (str,),
     "writes": (bool,),
     "tied": (bool,),
+    "optional": (bool,),
 }
-RULE_KEYS = (*CONDITIONS, "spec", "lr", "why", "optional")
+KINDS = {str: "text", list: "a list", bool: "true or false"}
+RULE_KEYS = (*CONDITIONS, "spec", "lr", "why")
 NEED_KEYS = {"what": (str,), "value": (str, int, float), "where": (str,), "who": (str,)}
 
 
@@ -65,22 +68,39 @@ def read_recipe(path: str | Path) -> Recipe:
         raise RecipeError(
             "is not a recipe",
             where=str(path),
-            fix='write "rules:" and a list such as [{role: head, spec: zeros}]',
+            fix='write "rules:" and a list such as [{role: head, spec: zeros}]; '
+            "a saved plan is given as --plan",
         )
     _known(data, KEYS, path, "the recipe")
     items = data["rules"]
     if not isinstance(items, list) or not items:
-        raise RecipeError("must be a list of rules", where=place(path, data, "rules"))
+        raise RecipeError(
+            "must be a list of rules",
+            where=place(path, data, "rules"),
+            fix='write "- {role: head, spec: zeros}" below it',
+        )
     rules = tuple(_rule(item, path, data) for item in items)
-    base = _text(data, "base", path) if "base" in data else None
+    base = _base(data, path) if "base" in data else Recipe("", ())
     needs = data.get("needs", [])
     if not isinstance(needs, list):
         raise RecipeError("must be a list", where=place(path, data, "needs"), value=needs)
-    return Recipe(
-        str(path),
-        (*rules, *(parse_recipe(base).rules if base else ())),
-        tuple(_need(item, path, data) for item in needs),
-    )
+    own = tuple(_need(item, path, data) for item in needs)
+
+    def needed(model: ModelView) -> tuple[Need, ...]:
+        return (*own, *base.needed(model))
+
+    return Recipe(str(path), (*rules, *base.rules), needed if base.needs else own, own=len(rules))
+
+
+def _base(data: Mapping[Any, Any], path: Path) -> Recipe:
+    """The recipe that stands behind the rules."""
+    text = _text(data, "base", path)
+    if Path(text).resolve() == path.resolve():
+        raise RecipeError("is this file itself", where=place(path, data, "base"), value=text)
+    try:
+        return parse_recipe(text)
+    except RecipeError as error:
+        raise RecipeError(str(error), where=place(path, data, "base")) from error
 
 
 def _rule(data: object, path: Path, whole: Mapping[Any, Any]) -> Rule:
@@ -96,7 +116,7 @@ def _rule(data: object, path: Path, whole: Mapping[Any, Any]) -> Rule:
     for key, kinds in CONDITIONS.items():
         if key in data and not isinstance(data[key], kinds):
             raise RecipeError(
-                f"must be {' or '.join(kind.__name__ for kind in kinds)}",
+                f"{key} must be {' or '.join(KINDS[kind] for kind in kinds)}",
                 where=place(path, data, key),
                 value=data[key],
             )
@@ -117,9 +137,11 @@ def _rule(data: object, path: Path, whole: Mapping[Any, Any]) -> Rule:
             tied=data.get("tied"),
             lr=rate if isinstance(rate, str) else float(rate),
             reason=_text(data, "why", path) if "why" in data else "",
-            required=not data.get("optional", False),
+            optional=bool(data.get("optional", False)),
         )
     except InitiumError as error:
+        if str(error).startswith(str(path)):
+            raise
         raise RecipeError(str(error), where=place(path, data, None)) from error
 
 
@@ -155,6 +177,13 @@ def _text(data: Mapping[Any, Any], key: str, path: Path) -> str:
 def _known(data: Mapping[Any, Any], known: tuple[str, ...], path: Path, of: str) -> None:
     for key in data:
         if key not in known:
+            if str(key).count(")") > str(key).count("("):
+                raise RecipeError(
+                    "a comma in plain text ends it here",
+                    where=place(path, data, key),
+                    value=key,
+                    fix='put the whole of it in quotes, as in spec: "uniform(-0.1, 0.1)"',
+                )
             raise RecipeError(
                 f"{of} has an unknown key",
                 where=place(path, data, key),

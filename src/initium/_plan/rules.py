@@ -14,6 +14,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from math import inf
+from numbers import Real
 from typing import TypeAlias
 
 from initium._plan.formula import Formula
@@ -22,7 +24,7 @@ from initium._plan.places import variables
 from initium._text import format_number
 from initium._types import MATRIX_ROLES, ROLES, ModelView, ParameterView
 from initium.errors import RecipeError, near
-from initium.spec import Spec
+from initium.spec import Blocks, Keep, Spec, Value
 from initium.spec.text import SPECS
 
 __all__ = ["Action", "Choice", "Rule", "Scheme", "decide", "read_rules"]
@@ -58,7 +60,7 @@ class Rule:
         when: any predicate on the parameter.
         lr: multiplier of the learning rate, a number or a formula.
         reason: why, as one sentence; recorded in the plan.
-        required: whether it is an error if the rule decides nothing.
+        optional: among one's own rules, whether it may decide nothing; otherwise that is an error.
 
     Raises:
         RecipeError: an unknown role, a regular expression that cannot be read, or an action that is
@@ -79,7 +81,7 @@ class Rule:
     when: Callable[[ParameterView], bool] | None = None
     lr: float | str = 1.0
     reason: str = ""
-    required: bool = False
+    optional: bool = False
 
     def __post_init__(self) -> None:
         roles = (self.role,) if isinstance(self.role, str) else tuple(self.role)
@@ -98,6 +100,17 @@ class Rule:
                     where="rule",
                     value=self.regex,
                 ) from error
+        for name in ("writes", "tied"):
+            if not isinstance(getattr(self, name), (bool, type(None))):
+                raise RecipeError(
+                    "is neither True nor False", where=f"rule: {name}", value=getattr(self, name)
+                )
+        if isinstance(self.lr, str):
+            Formula(self.lr, is_number=True)
+        elif isinstance(self.lr, bool) or not isinstance(self.lr, Real) or not 0 <= self.lr < inf:
+            raise RecipeError(
+                "is not a number of 0 or more, nor a formula", where="rule: lr", value=self.lr
+            )
         if not isinstance(self.action, (Spec, str)) and not callable(self.action):
             raise RecipeError(
                 "the action of a rule must be a spec, the text of a spec or recipe, or a function",
@@ -235,7 +248,7 @@ def _act(rule: Rule, view: ParameterView, model: ModelView) -> Choice | None:
         return Choice(found.spec, rule.reason or found.reason, rate)
     if isinstance(action, Formula):
         return _calculated(action, rule, view, model)
-    result = action if isinstance(action, Spec) else action(view, model)
+    result = _whole(action, view) if isinstance(action, Spec) else action(view, model)
     if isinstance(result, Spec):
         result = Choice(result, rule.reason or f"as {rule} says")
     if not isinstance(result, Choice):
@@ -244,6 +257,11 @@ def _act(rule: Rule, view: ParameterView, model: ModelView) -> Choice | None:
         )
     rate = result.lr if rule.lr == 1.0 else _rate(rule, view, model)
     return Choice(result.spec, rule.reason or result.reason, rate)
+
+
+def _whole(spec: Spec, view: ParameterView) -> Spec:
+    """A spec for each logical matrix of a parameter, unless it is one of a whole tensor."""
+    return spec if isinstance(spec, (Blocks, Value, Keep)) else per_matrix(view, lambda _: spec)
 
 
 def _calculated(formula: Formula, rule: Rule, view: ParameterView, model: ModelView) -> Choice:
@@ -273,7 +291,14 @@ def _rate(rule: Rule, view: ParameterView, model: ModelView) -> float:
     if not isinstance(rule.lr, str):
         return float(rule.lr)
     fans = {"fan_in": float(view.fan_in or 1), "fan_out": float(view.fan_out or 1)}
-    return Formula(rule.lr).number({**variables(view, model), **fans, "gain": view.gain})
+    rate = Formula(rule.lr, is_number=True).number(
+        {**variables(view, model), **fans, "gain": view.gain}
+    )
+    if not 0 <= rate < inf:
+        raise RecipeError(
+            "is not a learning rate of 0 or more", where=view.name, value=f"{rule.lr} = {rate}"
+        )
+    return rate
 
 
 def _read_action(text: str, rule: Rule) -> Formula | tuple[Rule, ...]:
@@ -283,7 +308,9 @@ def _read_action(text: str, rule: Rule) -> Formula | tuple[Rule, ...]:
 
     name = text.split("(", 1)[0].strip()
     from_file = text.endswith((".yaml", ".yml"))
-    if from_file or (name in RECIPES and name != "normal"):  # normal(std) is a spec, for any role
+    if name == "normal":  # normal(std) is a spec here, for any role
+        return Formula(text)
+    if from_file or (name in RECIPES and not (name in SPECS and Formula(text).calculates)):
         return parse_recipe(text).rules
     if name not in SPECS:
         known = (*SPECS, *RECIPES)

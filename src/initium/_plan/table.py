@@ -31,7 +31,8 @@ def plan_table(plan: Plan, width: int | None = None) -> str:
                 group.pattern,
                 shape_text(entry.shape),
                 entry.role,
-                spec_text(entry.spec, digits),
+                spec_text(entry.spec, digits)
+                + (f"  lr x{number(entry.lr)}" if entry.lr != 1 else ""),
                 number(entry.std),
                 entry.reason if wide else str(note),
             )
@@ -44,7 +45,10 @@ def plan_table(plan: Plan, width: int | None = None) -> str:
     parts: list[RenderableType] = [_heading(plan), "", body]
     if not wide:
         parts += ["", legend((str(index), reason) for reason, index in notes.items())]
-    ties = [f"{', '.join(aliases)} is tied to {owner}" for owner, aliases in plan.ties.items()]
+    ties = [
+        f"{', '.join(aliases)} {'is' if len(aliases) == 1 else 'are'} tied to {owner}"
+        for owner, aliases in plan.ties.items()
+    ]
     if ties:
         parts += ["", *ties]
     if plan.needs:
@@ -76,7 +80,7 @@ def _parts(spec: Blocks, digits: int) -> list[str]:
 
 
 def _key(entry: Entry) -> tuple[object, ...]:
-    return entry.spec, entry.shape, entry.role, entry.reason
+    return entry.spec, entry.shape, entry.role, entry.reason, entry.lr
 
 
 def _heading(plan: Plan) -> str:

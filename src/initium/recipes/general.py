@@ -211,7 +211,7 @@ def zeros() -> Recipe:
         >>> zeros().text
         'zeros'
     """
-    return Recipe("zeros", (Rule("constant(0)", reason="Everything starts at zero."),))
+    return Recipe("zeros", (Rule("constant(0)", reason="It starts at zero."),))
 
 
 def normal(std: float = 1.0) -> Recipe:
