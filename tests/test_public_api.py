@@ -49,7 +49,7 @@ EXPORTED = [
 MODULES = sorted(
     info.name
     for info in pkgutil.walk_packages(initium.__path__, "initium.")
-    if not info.name.endswith("__main__")
+    if not info.name.endswith(("__main__", "._kernels"))  # a script; a library that is no module
 )
 
 

@@ -153,7 +153,6 @@ def _from_trace(slot: Slot, facts: Facts, graph: Graph) -> ParameterView:
     view = _base(slot)
     use = facts.use
     rung = _rung(graph, use.node.module if use is not None else "")
-    entered = use is not None and bool(graph.entry(use.node))
     after = facts.following
     matrix = use is not None and use.kind in ("matrix", "recurrent")
     axes = use.axes if use is not None and matrix else None
@@ -194,8 +193,8 @@ def _from_trace(slot: Slot, facts: Facts, graph: Graph) -> ParameterView:
         branches=facts.branches,
         trunk=facts.trunk,
         trunk_depth=facts.trunk_depth,
-        order=use.node.id if use and not entered else None,
-        uses=0 if entered else facts.count,
+        order=use.node.id if use else None,
+        uses=facts.count,
         reads=facts.reads,
         partner=facts.partner,
         magnitude_of=facts.magnitude_of,
