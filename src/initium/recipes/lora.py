@@ -16,7 +16,6 @@ from initium.spec import Complements, Joint
 
 __all__ = ["lora", "lora_gaussian", "lora_orthogonal"]
 
-PEFT = "huggingface/peft, src/peft/tuners/lora/layer.py"
 SCALING = Need(
     "scaling of the update",
     "alpha / rank, or alpha / sqrt(rank) with rslora",

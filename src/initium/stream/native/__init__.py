@@ -31,7 +31,7 @@ from initium.stream.native.build import LIBRARY
 
 __all__ = [
     *("CONSTANT", "NORMAL", "STORAGE", "TRUNCATED", "TYPES", "UNIFORM", "Law", "Level"),
-    *("advise", "at_most", "cast", "cores", "digest", "fill", "gather", "haar"),
+    *("at_most", "cast", "cores", "digest", "fill", "gather", "haar"),
     *("level", "level_for", "levels", "load", "probes"),
 ]
 
@@ -182,8 +182,6 @@ def _declare(library: ctypes.CDLL) -> None:
     library.initium_haar.restype = None
     library.initium_cast.argtypes = (unsigned, unsigned, pointer, unsigned, pointer, size)
     library.initium_cast.restype = None
-    library.initium_advise.argtypes = (pointer, size)
-    library.initium_advise.restype = None
 
 
 def cores() -> int:
@@ -290,13 +288,6 @@ def cast(
         *(using.number, threads or cores(), values.ctypes.data),
         *(TYPES.index(dtype), out.ctypes.data, values.size),
     )
-
-
-def advise(out: np.ndarray) -> None:
-    """Ask for huge pages for fresh contiguous memory, before its first use."""
-    using = level()
-    if using and out.nbytes >= 1 << 22:
-        using.library.initium_advise(out.ctypes.data, out.nbytes)
 
 
 def digest(using: Level) -> str:

@@ -11,10 +11,6 @@
 #include <cstring>
 #include <vector>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 namespace initium {
 
 struct Axis {
@@ -125,16 +121,5 @@ EXPORT void initium_cast(unsigned level, unsigned threads, const float* values, 
                                         static_cast<char*>(out) + start * SIZES[type],
                                         stop - start);
   });
-}
-
-// Ask for huge pages where memory has not been touched yet: it then fills at twice the speed.
-EXPORT void initium_advise(void* start, uint64_t size) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  const uintptr_t page = 4096, from = (uintptr_t(start) + page - 1) & ~(page - 1);
-  const uintptr_t to = (uintptr_t(start) + size) & ~(page - 1);
-  if (to > from) madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
-#else
-  (void)start, (void)size;
-#endif
 }
 }
