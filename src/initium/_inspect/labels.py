@@ -35,7 +35,7 @@ def rows(flow: Flow, start: Value, axis: int, target: Value) -> Rows | None:
     if arrived is None:
         return None
     present = torch.zeros(start.shape[axis] + 1, dtype=torch.bool)
-    present[arrived.reshape(-1)] = True
+    present[_slim(arrived).reshape(-1)] = True
     return present[:-1].nonzero().reshape(-1).numpy()
 
 
@@ -44,6 +44,7 @@ def varies(flow: Flow, start: Value, axis: int, target: Value, along: int) -> bo
     arrived = _labels(flow, start, axis, target)
     if arrived is None or along >= arrived.dim():
         return False
+    arrived = _slim(arrived)
     return bool((arrived.amax(along) != arrived.amin(along)).any())
 
 
@@ -61,11 +62,12 @@ def head_width(flow: Flow, start: Value, axis: int, target: Value) -> int | None
     """Size of the dimension of ``target`` along which ``axis`` of ``start`` runs fastest."""
     arrived = _labels(flow, start, axis, target)
     best: tuple[int, int] | None = None
-    for dim in range(arrived.dim() if arrived is not None else 0):
-        steps = arrived.diff(dim=dim).abs()  # type: ignore[union-attr]
-        steps = steps[steps > 0]
-        if steps.numel() and (best is None or int(steps.min()) < best[0]):
-            best = int(steps.min()), target.shape[dim]
+    slim = torch.zeros(()) if arrived is None else _slim(arrived)
+    for dim in range(slim.dim()):
+        steps = slim.diff(dim=dim).abs()
+        least = int(torch.where(steps > 0, steps, LIMIT).min()) if steps.numel() else LIMIT
+        if least < (best[0] if best is not None else LIMIT):
+            best = least, target.shape[dim]
     return best[1] if best is not None else None
 
 
@@ -81,6 +83,14 @@ def _labels(flow: Flow, start: Value, axis: int, target: Value) -> torch.Tensor 
         return known[target.id]
     except Exception:
         return None
+
+
+def _slim(labels: torch.Tensor) -> torch.Tensor:
+    """Labels without their repetitions: dimensions along which they were expanded have size one."""
+    for dim, stride in enumerate(labels.stride()):
+        if stride == 0:
+            labels = labels.narrow(dim, 0, 1)
+    return labels
 
 
 def _label(flow: Flow, node: Node, known: dict[int, torch.Tensor]) -> None:
@@ -139,7 +149,8 @@ def _label_product(flow: Flow, node: Node, known: dict[int, torch.Tensor]) -> No
         if labels is None:
             continue
         for dim in summed:
-            if bool((labels.amax(dim, keepdim=True) != labels).any()):
+            slim = _slim(labels)
+            if bool((slim.amax(dim, keepdim=True) != slim).any()):
                 labels = None
                 break
             labels = labels.narrow(dim, 0, 1)
