@@ -1,8 +1,7 @@
 """One small model for every rule of the inspection: what it must say of each weight.
 
-``@case(inputs, {name: text})`` reads ``role [fan_in fan_out] [writes] [label=total ...]``; a model
-that is renamed throughout has to give the same. Not covered: whole architectures (see the truth
-tables) and the trace itself.
+``@case(inputs, {name: text})``: see rules.py. Not covered: whole architectures (see the truth
+tables), the trace itself, and weights that are used again or in parts (test_inspect_reuse.py).
 """
 
 from __future__ import annotations
@@ -13,19 +12,14 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from rules import IMAGE, TOKENS, WIDTH, Cases, assert_seen, joined, split
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
-from truth import scramble
 
 import initium
 from initium import inspect
-from initium._model.names import slots
-from initium._types import ParameterView
 
-CASES: dict[str, tuple[Callable[[], nn.Module], object, dict[str, str]]] = {}
-WIDTH = 16
-TOKENS = torch.zeros(2, 5, WIDTH)
-IMAGE = torch.zeros(2, 3, 8, 8)
+CASES: Cases = {}
 
 
 def case(inputs: object, expected: dict[str, str]) -> Callable[[type], type]:
@@ -36,35 +30,10 @@ def case(inputs: object, expected: dict[str, str]) -> Callable[[type], type]:
     return register
 
 
-def described(view: ParameterView, text: str) -> str:
-    """What the view says, with the kinds of statement that ``text`` makes."""
-    said = [str(view.role)]
-    words = text.split()
-    if any(word.isdigit() for word in words):
-        fused = any(not block.stacked for block in view.blocks) and "=" in text
-        said += [str(view.fan_in)] if fused else [str(view.fan_in), str(view.fan_out)]
-    if view.writes_residual:
-        said.append("writes")
-    if any("=" in word for word in words):
-        said += [f"{block.label}={block.total}" for block in view.blocks]
-    return " ".join(said)
-
-
 @pytest.mark.parametrize("renamed", [False, True])
 @pytest.mark.parametrize("name", CASES)
 def test_rule(name, renamed):
-    make, inputs, expected = CASES[name]
-    model = make()
-    old = [key for key, slot in slots(model).items() if not slot.is_buffer]
-    if renamed:
-        scramble(model)
-    new = [key for key, slot in slots(model).items() if not slot.is_buffer]
-    names = dict(zip(old, new, strict=True))
-    view = inspect(model, inputs)
-    assert view.problem is None
-    seen = {key: view.parameters[names[key]] for key in expected}
-    assert {key: described(seen[key], text) for key, text in expected.items()} == expected
-    assert all(found.evidence["role"].rung == "traced" for found in seen.values())
+    assert_seen(*CASES[name], renamed=renamed)
 
 
 class Base(nn.Module):
@@ -395,14 +364,6 @@ class ExpertChoice(nn.Module):
 
 
 # -- attention ------------------------------------------------------------------------------------
-
-
-def split(x: Tensor, heads: int) -> Tensor:
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
-def joined(x: Tensor) -> Tensor:
-    return x.transpose(1, 2).flatten(2)
 
 
 @case(

@@ -95,6 +95,10 @@ Rung = Literal["traced", "invented", "analogy", "declared", "named", "assumed"]
 values; by analogy with a traced twin; from the module's type; from its name; not known, assumed."""
 
 
+SHOWN = 4
+"""Parameters that a note names."""
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """How a statement is known: the rung of the ladder, and what was seen there."""
@@ -124,7 +128,8 @@ class Block:
     It takes ``count`` runs of ``size`` indices along ``axis``, the first at ``start`` and each next
     one ``stride`` further on. With ``stacked`` every run is a matrix of its own (experts); without
     it the runs together are one matrix (heads that interleave q, k and v). ``gain`` is that of the
-    activation that follows this block alone.
+    activation that follows this block alone. ``fans`` are (in, out) where they do not follow from
+    the axes: matrices that lie flat, one behind the other.
     """
 
     label: str
@@ -136,6 +141,7 @@ class Block:
     stacked: bool = False
     activation: str | None = None
     gain: float = 1.0
+    fans: tuple[int, int] | None = None
 
     @property
     def total(self) -> int:
@@ -170,6 +176,7 @@ class ParameterView:
             this one; and how many write to it in all. ``None`` without a stream.
         trunk, trunk_depth: streams that carry one another on, across normalisations and changes of
             width, are one trunk; the branches written to it before this one.
+        trunk_depths: those of every branch that it closes, where its weights are shared over depth.
         order: position of the first use in execution order; ``None`` if never used.
         uses: how many operators use it.
         reads: matrices whose outputs this one reads, nearest upstream.
@@ -212,6 +219,7 @@ class ParameterView:
     branches: int | None = None
     trunk: int | None = None
     trunk_depth: int | None = None
+    trunk_depths: tuple[int, ...] = ()
     order: int | None = None
     uses: int = 0
     reads: tuple[str, ...] = ()
@@ -274,6 +282,7 @@ class ModelView:
         traced: whether a forward pass was seen, of the whole model or of its parts.
         unseen: branches that were decided by an invented value, as sentences.
         problem: why the model's own forward pass was not seen, in one line; ``None`` if it was.
+        unreached: parameters that the model's own forward pass, as it ran, did without.
     """
 
     model: str
@@ -282,6 +291,7 @@ class ModelView:
     traced: bool = False
     unseen: tuple[str, ...] = ()
     problem: str | None = None
+    unreached: tuple[str, ...] = ()
 
     @property
     def owners(self) -> tuple[ParameterView, ...]:
@@ -298,7 +308,13 @@ class ModelView:
         """What a reader has to know of how the view came about, as sentences."""
         parts = "Traced in parts" if self.traced else "No trace"
         problem = (f"{parts}: {self.problem}",) if self.problem else ()
-        return (*problem, *(f"Invented: {branch}" for branch in self.unseen))
+        names = [*self.unreached[:SHOWN], *(["..."] if len(self.unreached) > SHOWN else [])]
+        unused = f"Not reached by forward(), {len(self.unreached)}: {', '.join(names)}"
+        return (
+            *problem,
+            *([unused] if names else []),
+            *(f"Invented: {branch}" for branch in self.unseen),
+        )
 
     def tree(self) -> str:
         """The model's modules as a tree, repeated blocks folded, one line per parameter."""
@@ -310,10 +326,26 @@ class ModelView:
         """Everything that is known, as JSON text.
 
         The document is ``{"initium": "view", "version": 1, "model", "traced", "problem", "unseen",
-        "parameters": {name: ...}, "buffers": {name: ...}}``; each parameter holds the attributes of
-        :class:`ParameterView`.
+        "unreached", "parameters": {name: ...}, "buffers": {name: ...}}``; each parameter holds the
+        attributes of :class:`ParameterView`. A name that is tied holds its own name, module and
+        role, shape and dtype, and ``tied_to``, under which the rest is.
         """
         from initium._plain import plain
 
         data = {"initium": "view", "version": 1, **dict(plain(self))}  # type: ignore[call-overload]
+        for name, view in self.parameters.items():
+            if view.tied_to is not None:
+                data["parameters"][name] = plain(_tied(view))
         return json.dumps(data, indent=2, allow_nan=False)
+
+
+def _tied(view: ParameterView) -> dict[str, object]:
+    """What is this name's own, and not that of the owner of its tensor."""
+    return {
+        "name": view.name,
+        "shape": view.shape,
+        "dtype": view.dtype,
+        "module": view.name.rpartition(".")[0],
+        "role": view.role,
+        "tied_to": view.tied_to,
+    }

@@ -134,9 +134,25 @@ def _scalar(flow: Flow, value: Value) -> float | None:
         if bool((constant == first).all()):
             return float(first)
         return None
+    filled = _filled(value)
+    if filled is not None:
+        return filled
     if value.derived or value.origin == "parameter":
         return 0.25 if any("prelu" in user.op for user in value.users) else None
     return None
+
+
+def _filled(value: Value) -> float | None:
+    """The one number that a tensor was made with (``zeros_like``, ``full``), also when moved."""
+    node = value.node
+    while node is not None and node.op in MOVEMENT and node.inputs:
+        node = node.inputs[0].node
+    op = node.op.removeprefix("new_").removesuffix("_like") if node is not None else ""
+    if node is None or op not in ("zeros", "ones", "full"):
+        return None
+    given = node.argument(2 if node.op == "new_full" else 1, "fill_value") if op == "full" else None
+    number = given if given is not None else float(op == "ones")
+    return float(number) if isinstance(number, (int, float)) else None
 
 
 def _evaluate(

@@ -12,7 +12,7 @@ from initium._inspect.buffers import buffer_view
 from initium._inspect.declared import Declared, analogies, declared, enclosing, named
 from initium._inspect.entries import reach
 from initium._inspect.facts import Facts
-from initium._inspect.graph import Graph
+from initium._inspect.graph import Graph, Node
 from initium._inspect.roles import derive
 from initium._model.call import must_be_module
 from initium._model.inputs import example_inputs
@@ -65,11 +65,15 @@ def inspect(model: nn.Module, inputs: object = None) -> ModelView:
     parameters: dict[str, ParameterView] = {}
     for name, slot in held.items():
         if not slot.is_buffer and name in facts and graph is not None:
-            parameters[name] = _from_trace(slot, facts[name], graph)
+            parameters[name] = _from_trace(slot, facts[name], graph, alone=problem is None)
     similar = analogies(modules, parameters)
     for name, slot in held.items():
         if not slot.is_buffer and (name not in parameters or parameters[name].role == "unknown"):
             parameters[name] = _from_hints(slot, modules, similar)
+    unreached = () if problem or graph is None else _unreached(graph)
+    for name in unreached:
+        if name not in facts:
+            parameters[name] = _uncalled(parameters[name])
     parameters = {name: _with_hints(parameters[name], held[name]) for name in parameters}
     return ModelView(
         model=bare_class(model).__name__,
@@ -80,6 +84,7 @@ def inspect(model: nn.Module, inputs: object = None) -> ModelView:
         traced=graph is not None,
         unseen=tuple(graph.invented) if graph is not None else (),
         problem=problem,
+        unreached=unreached,
     )
 
 
@@ -96,6 +101,15 @@ def _traced(
     except Exception as error:
         text = " ".join(str(error).split())[:200]
         return None, {}, f"the trace could not be read: {type(error).__name__}: {text}"
+
+
+def _unreached(graph: Graph) -> tuple[str, ...]:
+    """The parameters that no operator of the model's own forward pass reads."""
+    return tuple(
+        name
+        for name, value in graph.parameters.items()
+        if all(graph.entry(user) for user in value.users)
+    )
 
 
 def _in_order(
@@ -149,10 +163,11 @@ def _constant(tensor: torch.Tensor) -> float | None:
     return float(flat[0]) if bool((flat == flat[0]).all()) else None
 
 
-def _from_trace(slot: Slot, facts: Facts, graph: Graph) -> ParameterView:
+def _from_trace(slot: Slot, facts: Facts, graph: Graph, *, alone: bool) -> ParameterView:
+    """``alone``: the model's own forward pass ran, and without what was entered elsewhere."""
     view = _base(slot)
     use = facts.use
-    rung = _rung(graph, use.node.module if use is not None else "")
+    rung = _rung(graph, use.node) if use is not None else "traced"
     after = facts.following
     matrix = use is not None and use.kind in ("matrix", "recurrent")
     axes = use.axes if use is not None and matrix else None
@@ -163,7 +178,7 @@ def _from_trace(slot: Slot, facts: Facts, graph: Graph) -> ParameterView:
         else _fans(view.shape, facts.role, axes, facts.blocks, groups, transposed)
     )
     entry = graph.entry(use.node) if use is not None else ""
-    at = f" (entered at {entry})" if entry else ""
+    at = f"{', not reached by forward()' if alone else ''} (entered at {entry})" if entry else ""
     evidence = {statement: Evidence(rung, text + at) for statement, text in facts.why.items()}
     if axes is not None and use is not None:
         evidence["axes"] = Evidence(rung, f"contracted by {use.node.op}")
@@ -193,6 +208,7 @@ def _from_trace(slot: Slot, facts: Facts, graph: Graph) -> ParameterView:
         branches=facts.branches,
         trunk=facts.trunk,
         trunk_depth=facts.trunk_depth,
+        trunk_depths=facts.trunk_depths,
         order=use.node.id if use else None,
         uses=facts.count,
         reads=facts.reads,
@@ -203,8 +219,12 @@ def _from_trace(slot: Slot, facts: Facts, graph: Graph) -> ParameterView:
     )
 
 
-def _rung(graph: Graph, module: str) -> Rung:
-    """``invented`` where the module's own code met a value that had to be invented."""
+def _rung(graph: Graph, node: Node) -> Rung:
+    """``invented`` where the module's own code met a value that had to be invented, or the
+    outermost one has branched on one before."""
+    if graph.turned(node):
+        return "invented"
+    module = node.module
     for note in graph.invented:
         place = note.rpartition(" in ")[2]
         if module and place != "the model" and (module == place or module.startswith(f"{place}.")):
@@ -325,6 +345,16 @@ def _like(view: ParameterView, twin: ParameterView) -> ParameterView:
         neutral=twin.neutral,
         evidence=dict.fromkeys(("role", *twin.evidence), evidence),
     )
+
+
+def _uncalled(view: ParameterView) -> ParameterView:
+    """The view of a parameter that nothing used, whatever was entered."""
+    told = {
+        key: replace(item, detail=f"{item.detail}; nothing used it")
+        for key, item in view.evidence.items()
+        if item.rung != "assumed"
+    }
+    return replace(view, evidence={**view.evidence, **told})
 
 
 def _with_hints(view: ParameterView, slot: Slot) -> ParameterView:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from initium._inspect.activation import Following, following
 from initium._inspect.attention import Attention, Operand
 from initium._inspect.blocks import blocks_of
 from initium._inspect.facts import Facts, channel_axis
@@ -93,12 +94,36 @@ def _blocks(
     axes = use.axes.outputs if use is not None and use.axes is not None else ()
     for axis in axes:
         found = [(label, _rows(flow, *source, axis)) for label, source in ordered]
-        blocks = blocks_of(
-            flow, name, axis, [(label, taken) for label, taken in found if taken is not None]
-        )
-        if len(blocks) == len(labels):
+        known = [(label, taken) for label, taken in found if taken is not None]
+        blocks = blocks_of(flow, name, axis, known)
+        if not blocks and use is not None and use.part is None and len(known) == len(labels):
+            beside = _beside(flow, use, axis, np.concatenate([taken for _, taken in known]))
+            blocks = blocks_of(flow, name, axis, [*known, *beside])
+        if len(blocks) >= len(labels):
             return blocks
     return ()
+
+
+def _beside(flow: Flow, use: Use, axis: int, known: Rows) -> list[tuple[str, Rows, Following]]:
+    """The parts of a fused product that no attention reads: a gate on its output, an MLP."""
+    assert use.axes is not None
+    place = use.places[use.axes.outputs.index(axis)]
+    found: list[tuple[Rows, Following]] = []
+    for piece in flow.pieces(use.out) if place >= 0 else []:
+        taken = rows(flow, use.out, place, piece.value) if piece.part else None
+        if taken is not None and len(taken) and not np.isin(taken, known).any():
+            found.append((taken, following(flow, piece.value)))
+            known = np.concatenate([known, taken])
+    activated = any(after.gated and after.name for _, after in found)
+    labelled = []
+    for taken, after in found:
+        gate = after.gated and (after.name is not None or not activated)
+        only = Following(after.name, gated=True) if gate and len(found) == 1 else after
+        labelled.append(
+            ("gate" if gate else "up" if after.name or after.gated else "other", taken, only)
+        )
+    rest = np.setdiff1d(np.arange(use.out.shape[place]), known)
+    return [*labelled, *([("other", rest, Following())] if len(rest) else [])]
 
 
 def _rows(flow: Flow, use: Use, operand: Value, axis: int) -> Rows | None:

@@ -28,6 +28,7 @@ class Facts:
     branches: int | None = None
     trunk: int | None = None
     trunk_depth: int | None = None
+    trunk_depths: tuple[int, ...] = ()
     writes: bool = False
     head_dim: int | None = None
     norm_before: bool = False

@@ -9,6 +9,7 @@ from initium._inspect.flow import SCALING, SHIFTING, Flow
 from initium._inspect.graph import Node, Value
 from initium._inspect.labels import Rows, rows
 from initium._inspect.operators import ATTENTION, SOFTMAX
+from initium._inspect.residual import Streams
 from initium._inspect.uses import Use
 from initium._scheme.gains import forward_gain
 from initium._types import Block
@@ -16,10 +17,10 @@ from initium._types import Block
 JOINED = 3
 """Values up to which a ``stack``, or writing into one tensor, is no loop over positions."""
 
-__all__ = ["feed_forward_roles", "glu_halves"]
+__all__ = ["activated_feeds", "feed_forward_roles", "glu_halves"]
 
 
-def feed_forward_roles(flow: Flow, facts: dict[str, Facts]) -> None:
+def feed_forward_roles(flow: Flow, streams: Streams, facts: dict[str, Facts]) -> None:
     """A writer that reads an activated product is an MLP's last matrix; that product, its first."""
     for fact in list(facts.values()):
         use = fact.use
@@ -27,12 +28,14 @@ def feed_forward_roles(flow: Flow, facts: dict[str, Facts]) -> None:
             continue
         if use.kind != "matrix" or not pointwise(use):
             continue
-        feeds = _activated_feeds(flow, use.data)
+        feeds = activated_feeds(flow, streams, use.data)
         if not feeds:
             continue
         ups = [(item, active) for item, active in feeds if _up(facts.get(item.parameter))]
         leading = [item for item, active in ups if active]
-        if not leading:
+        fused = [item for item, active in feeds if active and _holds_up(facts.get(item.parameter))]
+        if not leading and not fused:
+            _bilinear(flow, facts, fact, use.data)
             continue
         fact.role = "mlp_down"
         fact.why["role"] = "writes to the stream, and reads an activated product"
@@ -66,9 +69,42 @@ def _up(fact: Facts | None) -> bool:
     )
 
 
-def _activated_feeds(flow: Flow, value: Value) -> list[tuple[Use, bool]]:
-    """Nearest weights behind a value, with whether an activation lies between; norms end the walk
-    for convolutions, whose blocks have one after every product."""
+def _bilinear(flow: Flow, facts: dict[str, Facts], down: Facts, value: Value) -> None:
+    """A gated block without an activation: two products of one signal, multiplied by each other."""
+    node: Node | None = None
+    for step, _ in flow.back(value, norms=True):
+        node = step.node
+    factors = flow.signals(node) if node is not None and node.op in ("mul", "multiply") else []
+    made = [use for factor in factors if (use := flow.product(factor)) is not None]
+    if len(factors) != 2 or len(made) != 2 or factors[0].shape != factors[1].shape:
+        return
+    first, second = made
+    if not all(_up(facts.get(use.parameter)) for use in made) or not _beside(flow, first, [second]):
+        return
+    down.role = "mlp_down"
+    down.why["role"] = "writes to the stream, and reads two products multiplied by each other"
+    for use in dict.fromkeys(made):
+        fact, axis = facts[use.parameter], output_axis(use)
+        fact.role = "mlp_up" if first is not second else "mlp_gate_up"
+        fact.why["role"] = "multiplied by another product of the same signal"
+        if first is second and axis is not None:
+            taken = [rows(flow, use.out, channel_axis(use), factor) for factor in factors]
+            known = [("up", item) for item in taken if item is not None]
+            fact.blocks = blocks_of(flow, use.parameter, axis, known)
+
+
+def _holds_up(fact: Facts | None) -> bool:
+    """Whether an MLP's first matrix is a part of a product beside queries, keys and values."""
+    return (
+        fact is not None
+        and fact.role == "attn_qkv"
+        and any(block.label == "up" for block in fact.blocks)
+    )
+
+
+def activated_feeds(flow: Flow, streams: Streams, value: Value) -> list[tuple[Use, bool]]:
+    """Nearest weights behind a value, with whether an activation lies between; residual sums end
+    the walk, and norms for convolutions, whose blocks have one after every product."""
     found: list[tuple[Use, bool]] = []
     seen: set[tuple[int, bool]] = set()
     merges = 0
@@ -77,6 +113,8 @@ def _activated_feeds(flow: Flow, value: Value) -> list[tuple[Use, bool]]:
         here, active = stack.pop()
         node = here.node
         if (here.id, active) in seen or node is None or here.id not in flow.uses.signals:
+            continue
+        if here.id in streams.by_value:
             continue
         seen.add((here.id, active))
         use = flow.uses.matrix(node)

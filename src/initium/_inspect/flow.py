@@ -48,8 +48,9 @@ class Piece:
 class Flow:
     """A trace together with its uses; ``norms`` maps the last node of each normalisation to what it
     normalises, ``inner`` holds the nodes inside one that is written out by hand, ``reduced`` the
-    dimensions over which such a one takes its statistics, and ``asides`` (node, value) where an
-    operand is an adapter's, and not looked at."""
+    dimensions over which such a one takes its statistics, ``asides`` (node, value) where an operand
+    is an adapter's, and not looked at, and ``steps`` the sums that carry the state of a recurrence
+    on."""
 
     graph: Graph
     uses: Uses
@@ -57,6 +58,7 @@ class Flow:
     reduced: dict[int, tuple[int, ...]] = field(default_factory=dict)
     asides: set[tuple[int, int]] = field(default_factory=set)
     inner: set[int] = field(default_factory=set)
+    steps: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         for node in self.graph.nodes:
@@ -227,6 +229,14 @@ class Flow:
         """The two operands that a product of data contracts."""
         given = [value for value in product.inputs if value.id in self.uses.signals]
         return given[-2], given[-1]
+
+    def product(self, value: Value) -> Use | None:
+        """The matrix whose product a value is, up to transparent steps."""
+        for step, _ in self.back(value):
+            use = self.uses.matrix(step.node)
+            if use is not None:
+                return use
+        return None
 
     # -- nearest weights -----------------------------------------------------------------------
 

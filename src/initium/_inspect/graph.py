@@ -83,7 +83,8 @@ class Node:
 @dataclass(slots=True)
 class Graph:
     """A whole trace. ``constants`` keeps the real contents of small known values by value id;
-    ``entries`` says from which node on which entry point was running."""
+    ``entries`` says from which node on which entry point was running, ``turns`` before which nodes
+    the outermost module's own code asked for a value that had to be invented."""
 
     nodes: list[Node] = field(default_factory=list)
     values: list[Value] = field(default_factory=list)
@@ -93,11 +94,18 @@ class Graph:
     invented: list[str] = field(default_factory=list)
     written: set[str] = field(default_factory=set)
     entries: list[tuple[int, str]] = field(default_factory=list)
+    turns: list[int] = field(default_factory=list)
 
     def entry(self, node: Node) -> str:
         """The entry point that a node ran under; empty for the model's own forward pass."""
         place = bisect_right(self.entries, node.id, key=lambda entry: entry[0])
         return self.entries[place - 1][1] if place else ""
+
+    def turned(self, node: Node) -> bool:
+        """Whether the entry point that a node ran under had branched on an invented value."""
+        place = bisect_right(self.entries, node.id, key=lambda entry: entry[0])
+        start = self.entries[place - 1][0] if place else 0
+        return any(start <= turn <= node.id for turn in self.turns)
 
     def remove(self, nodes: set[int]) -> None:
         """Forget nodes by id; what they read loses them as users."""

@@ -9,6 +9,7 @@ their own, such as attention.
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -112,10 +113,10 @@ class _Builder:
             value.id = number
         for number, node in enumerate(self.nodes):
             node.id = number
-        end = len(self.nodes)
-        self.graph.entries = [
-            (self.places.get(start, end), name) for start, name in self.graph.entries
-        ]
+        old, new = list(self.places), [*self.places.values(), len(self.nodes)]
+        moved = {start: new[bisect_left(old, start)] for start, _ in self.graph.entries}
+        self.graph.entries = [(moved[start], name) for start, name in self.graph.entries]
+        self.graph.turns = [new[bisect_left(old, turn)] for turn in self.graph.turns]
         self.graph.nodes, self.graph.values = self.nodes, values
         self.graph.constants = {
             value.id: held for value in values if (held := known.get(id(value))) is not None

@@ -78,7 +78,7 @@ def find_streams(flow: Flow) -> Streams:
     """Walk the sums of the trace in order."""
     streams = Streams()
     for node in flow.graph.nodes:
-        if node.op not in SUMS or node.id in flow.inner:
+        if node.op not in SUMS or node.id in flow.inner or node.id in flow.steps:
             continue
         signals = flow.signals(node)
         if len(signals) != 2:

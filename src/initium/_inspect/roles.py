@@ -16,11 +16,15 @@ from initium._inspect.facts import Facts
 from initium._inspect.feedforward import feed_forward_roles
 from initium._inspect.flow import Flow
 from initium._inspect.graph import Graph
+from initium._inspect.loops import loop_gates, place_loops
 from initium._inspect.lower import lower
 from initium._inspect.matrices import is_head, matrix_roles
 from initium._inspect.mixtures import place_mixtures
+from initium._inspect.operators import RECURRENT
 from initium._inspect.recurrence import find_linear_attention
 from initium._inspect.residual import Streams, find_streams
+from initium._inspect.reuse import name_jobs
+from initium._inspect.slices import lies_flat, slices
 from initium._inspect.statespace import state_space_roles
 from initium._inspect.trunks import inside, trunks
 from initium._inspect.uses import Use, find_uses
@@ -40,6 +44,7 @@ def derive(graph: Graph) -> dict[str, Facts]:
     flow = Flow(graph, found)
     adapters = set_aside(flow)
     stack_axes(flow)
+    place_loops(flow)
     routers = find_routers(flow)
     streams = find_streams(flow)
     attentions = find_attention(flow, streams, routers)
@@ -57,13 +62,15 @@ def derive(graph: Graph) -> dict[str, Facts]:
             facts[name].why["role"] = "its product chooses or weighs experts"
     state_space_roles(flow, facts)
     attention_roles(flow, attentions, facts)
-    feed_forward_roles(flow, facts)
+    feed_forward_roles(flow, streams, facts)
     matrix_roles(flow, streams, facts)
     vector_roles(flow, attentions, facts)
+    name_jobs(flow, streams, attentions, facts)
     for name, fact in facts.items():
         if fact.role in STACKABLE and not fact.blocks:
             shape = graph.parameters[name].shape
-            fact.blocks = stacked_parts(shape, flow.uses.by_parameter[name])
+            uses = flow.uses.by_parameter[name]
+            fact.blocks = stacked_parts(shape, uses) or slices(flow, name, uses)
     before, branches = trunks(flow, streams), inside(flow, streams)
     for name, known in facts.items():
         stream, depth = (
@@ -74,8 +81,23 @@ def derive(graph: Graph) -> dict[str, Facts]:
         if stream in before and depth is not None:
             known.trunk, offset = before[stream]
             known.trunk_depth = offset + depth
+            if known.writes:
+                known.trunk_depths = _closed(flow, streams, before, name, known.trunk)
     _with_their_outputs(attentions, facts)
     return facts
+
+
+def _closed(
+    flow: Flow, streams: Streams, before: dict[int, tuple[int, int]], name: str, trunk: int
+) -> tuple[int, ...]:
+    """The places on a trunk where the uses of a parameter write, if there are several."""
+    written = [streams.writer(use) for use in flow.uses.by_parameter[name]]
+    found = {
+        before[addition.stream][1] + addition.depth
+        for addition in written
+        if addition is not None and before.get(addition.stream, (None, 0))[0] == trunk
+    }
+    return tuple(sorted(found)) if len(found) > 1 else ()
 
 
 def _with_their_outputs(attentions: list[Attention], facts: dict[str, Facts]) -> None:
@@ -107,6 +129,10 @@ def _first_look(flow: Flow, streams: Streams, name: str, uses: list[Use]) -> Fac
             facts.role, facts.why["role"] = _lookup_role(flow, use)
             facts.also_head = any(_reuse_is_head(flow, other) for other in uses)
         return facts
+    if lies_flat(uses):
+        facts.role, facts.blocks = "linear", slices(flow, name, uses)
+        facts.why["role"] = f"{len(facts.blocks)} parts of a vector, each used by itself"
+        return facts
     facts.following = _following(flow, use)
     facts.norm_before = use.data is not None and flow.is_norm_output(use.data)
     writes = [streams.writer(item) for item in uses if item.kind == "matrix"]
@@ -128,10 +154,12 @@ def _first_look(flow: Flow, streams: Streams, name: str, uses: list[Use]) -> Fac
     if use.kind == "recurrent":
         roles: dict[str, Role] = {"input": "recurrent_input", "hidden": "recurrent_hidden"}
         facts.role = roles.get(use.slot, "linear")
-        facts.why["role"] = f"{use.slot} matrix of {use.node.op}"
-        if use.slot == "projection":
-            return facts
-        facts.blocks = gates(flow, name, use)
+        looped = use.node.op not in RECURRENT
+        facts.why["role"] = (
+            f"{use.slot} matrix of {'a recurrence in a loop' if looped else use.node.op}"
+        )
+        if use.slot != "projection":
+            facts.blocks = (loop_gates if looped else gates)(flow, name, use)
     return facts
 
 

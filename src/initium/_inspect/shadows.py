@@ -21,11 +21,17 @@ LIMIT = 1 << 22
 
 
 class Shadows:
-    """Real CPU values by the identity of the abstract tensor that stands for them."""
+    """Real CPU values by the identity of the abstract tensor that stands for them.
 
-    def __init__(self, place: Callable[[], str]) -> None:
+    ``moment`` tells how far the trace is; ``turns`` are the moments at which the outermost module's
+    own code asked for an invented value.
+    """
+
+    def __init__(self, place: Callable[[], str], moment: Callable[[], int]) -> None:
         self.place = place
+        self.moment = moment
         self.invented: list[str] = []
+        self.turns: list[int] = []
         self._values: dict[int, torch.Tensor] = {}
         self._by_storage: dict[int, set[int]] = {}
         self._tainted: set[int] = set()
@@ -66,6 +72,16 @@ class Shadows:
         if self.known(tensor):
             return self.get(tensor)
         return self.invent(tensor, torch.ones(tensor.shape, dtype=tensor.dtype), why)
+
+    def asked(self, tensor: torch.Tensor, why: str) -> torch.Tensor:
+        """The real value, asked for by Python code that may go another way with another one.
+
+        Raises:
+            ModelError: too many elements to invent.
+        """
+        if not self.known(tensor) and not self.place():
+            self.turns.append(self.moment())
+        return self.value(tensor, why)
 
     def invent(self, tensor: torch.Tensor, value: torch.Tensor, why: str) -> torch.Tensor:
         if tensor.numel() > LIMIT:

@@ -116,8 +116,9 @@ class Tracer(TorchDispatchMode):
     def __init__(self, module_names: dict[int, str]) -> None:
         super().__init__()
         self.graph = Graph()
-        self.shadows = Shadows(self.place)
+        self.shadows = Shadows(self.place, lambda: self._made)
         self.graph.invented = self.shadows.invented
+        self.graph.turns = self.shadows.turns
         self._module_names = module_names
         self._modules: list[str] = []
         self._values: dict[int, Value] = {}
@@ -348,13 +349,15 @@ class Tracer(TorchDispatchMode):
         name = func._schema.name.split("::")[-1]
         shadows = self.shadows
         if name in ("_local_scalar_dense", "item"):
-            return shadows.value(operands[0], "item()").item()
+            return shadows.asked(operands[0], "item()").item()
         if name == "is_nonzero":
-            return bool(shadows.value(operands[0], "a condition").item())
+            return bool(shadows.asked(operands[0], "a condition").item())
         if name in ("equal", "allclose"):
             if all(map(shadows.known, operands)):
                 return func(*(shadows.get(tensor) for tensor in operands[:2]))
             shadows.invented.append(f"{name}() in {self.place() or 'the model'}")
+            if not self.place():
+                shadows.turns.append(self._made)
             return True
         real = self._compute(func, name, args, kwargs, operands)
         result = data_dependent(self.shadows, func, name, args, kwargs, operands, real)
@@ -439,10 +442,10 @@ class _Escapes(TorchFunctionMode):
             first.device.type == "meta" or not self.shadows.known(first)
         ):
             if name in ("tolist", "numpy", "__array__"):
-                value = self.shadows.value(first, f"{name}()")
+                value = self.shadows.asked(first, f"{name}()")
                 return value.tolist() if name == "tolist" else value.numpy()
             if name in ("item", "__bool__", "__int__", "__float__", "__index__"):
-                value = self.shadows.value(first, "a condition" if "bool" in name else "item()")
+                value = self.shadows.asked(first, "a condition" if "bool" in name else "item()")
                 scalar = value.item()
                 return {
                     "item": lambda: scalar,

@@ -23,7 +23,10 @@ from initium._inspect.operators import (
 from initium._inspect.products import Contraction, contraction
 from initium._types import Axes
 
-__all__ = ["Use", "Uses", "find_uses"]
+__all__ = ["Use", "Uses", "find_uses", "part_of"]
+
+PRODUCING = frozenset({"weight", "input", "hidden"})
+"""The slots of what a node's product is made with."""
 
 INDEXING = frozenset({"index", "_unsafe_index", "index_select"})
 
@@ -77,7 +80,7 @@ class Uses:
         if node is None:
             return None
         for use in self.by_node.get(node.id, ()):
-            if use.kind in ("matrix", "recurrent", "lookup") and use.slot in ("weight", "input"):
+            if use.kind in ("matrix", "recurrent", "lookup") and use.slot in PRODUCING:
                 return use
         return None
 
@@ -277,6 +280,8 @@ def _placed(use: Use, found: Contraction, links: Links) -> Use:
         return tuple(sorted(set().union(*(dims[dim] for dim in group)))) if group else ()
 
     inputs, outputs, taps = back(found.axes.inputs), back(found.axes.outputs), back(field)
+    if set(inputs) & set(outputs):
+        use = replace(use, fans=_own_fans(found))
     named = set(inputs) | set(outputs) | set(taps)
     shape, part = _whole(use)
     batch = tuple(dim for dim, size in enumerate(shape) if dim not in named and size > 1)
@@ -288,6 +293,20 @@ def _placed(use: Use, found: Contraction, links: Links) -> Use:
         use, axes=Axes(inputs, outputs, batch, taps), part=part,
         places=tuple(places.get(axis, -1) for axis in outputs),
     )  # fmt: skip
+
+
+def _own_fans(found: Contraction) -> tuple[int, int]:
+    """The fans of a matrix that lies flat in its parameter, from its own shape."""
+    sizes = found.weight.shape
+    taps = _product_of([sizes[dim] for dim in found.axes.field])
+    fan_in = _product_of([sizes[dim] for dim in found.axes.inputs])
+    fan_out = _product_of([sizes[dim] for dim in found.axes.outputs])
+    return fan_in * taps, fan_out * taps
+
+
+def part_of(use: Use) -> tuple[int, int, int] | None:
+    """(axis, start, size) where a use takes a run of one axis of its parameter."""
+    return _whole(use)[1]
 
 
 def _whole(use: Use) -> tuple[tuple[int, ...], tuple[int, int, int] | None]:

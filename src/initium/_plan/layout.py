@@ -60,6 +60,9 @@ def per_matrix(view: ParameterView, spec_of: Callable[[Matrix], Spec]) -> Spec:
     """The spec of a whole parameter from that of each of its logical matrices."""
     fused = _fused(view)
     made = [spec_of(matrix) for matrix in matrices(view)]
+    for place, block in enumerate(fused):
+        if block.label == "bias":
+            made[place] = Constant(0.0)
     if isinstance(made[0], (*ELEMENTWISE, Keep)) and all(spec == made[0] for spec in made):
         return made[0]
     if fused:
@@ -161,6 +164,9 @@ def _matrix(view: ParameterView, block: Block | None) -> Matrix:
             outputs,
             batch,
         )
+    if block.fans is not None:
+        fan_in, fan_out = map(float, block.fans)
+        return Matrix(fan_in, fan_out, block.gain, _backward(block), block.activation)
     share = block.total / view.shape[block.axis]
     taps = prod(view.shape[axis] for axis in axes.field)
     if block.axis in axes.outputs:

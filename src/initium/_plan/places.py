@@ -27,7 +27,7 @@ VARIABLES: Mapping[str, str] = {
     "depth": "residual branches on its stream before it",
     "head_dim": "the width of one attention head",
     "vocab": "rows of the token embedding",
-    "experts": "outputs of the router",
+    "experts": "outputs of the router of its layer, else of the largest",
 }
 """The variables of a formula, and what each means."""
 
@@ -51,6 +51,8 @@ def variables(view: ParameterView, model: ModelView) -> dict[str, float]:
         "head_dim": view.head_dim,
         **_sizes(model),
     }
+    if (view.trunk, view.trunk_depth) in _routers(model):
+        found["experts"] = _routers(model)[view.trunk, view.trunk_depth]
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -60,7 +62,8 @@ def _closing(model: ModelView) -> dict[int | None, tuple[int, ...]]:
     depths: dict[int, dict[str, set[int]]] = {}
     for view in model.owners:
         if view.writes_residual and view.trunk is not None and view.trunk_depth is not None:
-            depths.setdefault(view.trunk, {}).setdefault(view.role, set()).add(view.trunk_depth)
+            closed = depths.setdefault(view.trunk, {}).setdefault(view.role, set())
+            closed.update(view.trunk_depths or (view.trunk_depth,))
     found: dict[int | None, tuple[int, ...]] = {}
     for trunk, by_role in depths.items():
         closing = next((by_role[role] for role in CLOSING if role in by_role), None)
@@ -102,6 +105,16 @@ def _sizes(model: ModelView) -> dict[str, float | None]:
     tables = [view.shape[0] for view in model.owners if view.role == "embedding" and view.shape]
     routers = [view.fan_out for view in model.owners if view.role == "router" and view.fan_out]
     return {"vocab": max(tables, default=None), "experts": max(routers, default=None)}
+
+
+@lru_cache(maxsize=4)
+def _routers(model: ModelView) -> dict[tuple[int | None, int | None], int]:
+    """The outputs of the router in each branch of a trunk."""
+    return {
+        (view.trunk, view.trunk_depth): view.fan_out
+        for view in model.owners
+        if view.role == "router" and view.fan_out and view.trunk_depth is not None
+    }
 
 
 @lru_cache(maxsize=4)
