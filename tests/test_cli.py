@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -60,6 +61,7 @@ def wrong_batch():
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of its own with some models in ``m.py``."""
     (tmp_path / "m.py").write_text(MODEL_FILE)
+    (tmp_path / "bad.yaml").write_text("rules:\n  - {spec: gauss(1)}\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -79,7 +81,9 @@ CODES = [
     ("check", SMALL, "--recipe", "zeros", 1),
     ("inspect", SMALL, 0),
     ("plan", SMALL, 0),
-    ("plan", SMALL, "--recipe", "normal(0.02)", "--diff", "he", 0),
+    ("plan", SMALL, "--recipe", "normal(0.02)", "--diff", "he", 1),
+    ("predict", SMALL, "--recipe", "he", "--draws", "3", 0),
+    ("explain", "rules", 0),
     ("recipes", 0),
     ("explain", "he", 0),
 ]
@@ -119,6 +123,9 @@ FAILURES = [
     ("check m.py:healthy --inputs m.py:wrong_batch", "9"),
     ("check m.py:healthy --inputs m.py:nothing", "has no 'nothing'"),
     (f"check {SMALL} --recipe hee", "did you mean he"),
+    (f"predict {SMALL} --recipe hee", "did you mean he"),
+    (f"predict {SMALL} --draws 2", "--draws"),
+    ("predict m.py:broken", "RuntimeError"),
     (f"check {SMALL} --recipe normal(", "is not the text of a recipe"),
     (f"check {SMALL} --plan none.yaml", "none.yaml: cannot be read"),
     (f"check {SMALL} --plan m.py", "m.py"),
@@ -130,6 +137,14 @@ FAILURES = [
     ("chek", "No such command 'chek'"),
     ("check --sed 3", "No such option"),
     ("explain hee", "he"),
+    ("explain rulez", "did you mean rules"),
+    ("check m.py:broken --recipe hee", "did you mean he"),
+    ("plan m.py:broken --recipe bad.yaml", "bad.yaml, line 2"),
+    ("plan m.py:broken --diff hee", "did you mean he"),
+    ("write m.py:broken --out w --dtype int7", "dtype: is not a floating type"),
+    ("write m.py:broken --out w --shard-size huge", "shard_size: is not a size"),
+    ("write m.py:broken --out w --recipe hee", "did you mean he"),
+    (f"inspect {SMALL} --tree --json", "--tree and --json exclude each other"),
     ("diff none.yaml m.py", "none.yaml: cannot be read"),
 ]
 
@@ -214,6 +229,44 @@ def test_diff_of_plan_files(saved: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out == "no difference\n"
     assert _cli.run(["diff", "he.yaml", "xavier.json"]) == 1
     assert "recipe: he -> xavier" in capsys.readouterr().out
+
+
+def test_a_diff_goes_from_the_other_to_the_plan_made_in_both_commands(
+    saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _cli.run(["plan", SMALL, "--recipe", "xavier", "--out", "xavier.yaml"]) == 0
+    capsys.readouterr()
+    assert _cli.run(["diff", "he.yaml", "xavier.yaml"]) == 1
+    told = capsys.readouterr().out
+    assert told.startswith("recipe: he -> xavier\n")
+    for other in ("he", "he.yaml"):
+        assert _cli.run(["plan", SMALL, "--recipe", "xavier", "--diff", other]) == 1
+        assert capsys.readouterr().out == told
+    assert _cli.run(["plan", SMALL, "--recipe", "he", "--diff", "he.yaml"]) == 0
+    assert capsys.readouterr().out == "no difference\n"
+
+
+def test_the_command_line_names_its_flag_and_not_the_argument(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _cli.run(["write", SMALL, "--recipe", "he", "--out", "w"]) == 0
+    assert _cli.run(["write", SMALL, "--recipe", "xavier", "--out", "w"]) == 2
+    err = capsys.readouterr().err
+    assert "or add --overwrite to have these files removed" in err
+    assert "overwrite=True" not in err
+
+
+def test_the_program_keeps_transformers_quiet(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("TRANSFORMERS_VERBOSITY", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(sys, "argv", ["initium", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        _cli.main()
+    assert ended.value.code == 0
+    assert os.environ["TRANSFORMERS_VERBOSITY"] == "critical"
 
 
 def test_the_seed_decides(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

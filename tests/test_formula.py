@@ -210,6 +210,26 @@ def test_every_variable_is_found_somewhere():
     }
 
 
+def test_experts_are_those_of_the_router_on_the_same_branch():
+    def at(depth):
+        return {"stream": 0, "trunk": 0, "depth": depth, "trunk_depth": depth, "branches": 2}
+
+    views = []
+    for layer, count in enumerate((4, 16)):
+        views += [
+            parameter(f"{layer}.router", (count, 8), "router", **at(layer)),
+            parameter(f"{layer}.up", (8, 8), "mlp_up", **at(layer)),
+            parameter(f"{layer}.down", (8, 8), "mlp_down", writes_residual=True, **at(layer)),
+        ]
+    view = model(*views, parameter("head", (50, 8), "head"))
+    plan = plan_model(view, "he", rules=[Rule("constant(experts)")])
+    found = {name: entry.mean for name, entry in plan.entries.items()}
+    assert [found[f"{i}.{n}"] for i in (0, 1) for n in ("router", "up", "down")] == [4] * 3 + [
+        16
+    ] * 3
+    assert found["head"] == 16, "the largest, where no branch is known"
+
+
 # Logical matrices ---------------------------------------------------------------------------------
 
 THIRDS = tuple(Block(label, 0, 4 * i, 4) for i, label in enumerate("qkv"))

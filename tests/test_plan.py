@@ -6,19 +6,25 @@ import dataclasses
 import json
 import os
 import string
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from views import model, parameter, tiny_gpt
 
 from initium._plan import Choice, Entry, Plan, Recipe, Rule, explain, parse_recipe, plan_model
+from initium._plan.formula import FUNCTIONS
 from initium._plan.layout import per_matrix
+from initium._plan.places import VARIABLES
 from initium._plan.recipe import recipe_text
+from initium._plan.recipe_file import NEED_KEYS, RULE_KEYS
+from initium._plan.reference import reference
 from initium._plan.rules import read_rules
 from initium._plan.table import plan_table, spec_text
 from initium._tables import fold, view_table
-from initium._types import Axes, Block, BufferView
+from initium._types import ROLES, Axes, Block, BufferView
 from initium.errors import OutputError, PlanError, PlanFileError, RecipeError
 from initium.recipes import RECIPES
 from initium.spec import (
@@ -30,8 +36,12 @@ from initium.spec import (
     Part,
     TruncatedNormal,
     Uniform,
+    Value,
     parse,
 )
+from initium.spec.text import SPECS
+
+DOCS = Path(__file__).parents[1] / "docs"
 
 # Rules ------------------------------------------------------------------------------------------
 
@@ -67,7 +77,7 @@ def test_all_conditions_of_a_rule_must_hold(conditions, expected):
         (lambda: Rule("zeros", regex="("), "regular expression cannot be read"),
         (
             lambda: plan_model(model(VIEW), "he", rules={"*": "gauss(1)"}),
-            "neither a spec nor a rec",
+            "neither a distribution nor a rec",
         ),
         (
             lambda: plan_model(model(VIEW), "he", rules={"*.weigth": "zeros"}),
@@ -75,7 +85,7 @@ def test_all_conditions_of_a_rule_must_hold(conditions, expected):
         ),
         (
             lambda: plan_model(model(VIEW), "he", rules={"role:conv": "zeros"}),
-            "these roles; choose",
+            r"these roles .got 'conv'.; choose from attn_out",
         ),
         (lambda: plan_model(model(VIEW), "he", rules={"type:Lin": "zeros"}), "choose from Conv1D"),
         (lambda: read_rules(["zeros"]), "rules: is not a rule .got 'zeros'.*Fix: pass Rule"),
@@ -86,11 +96,33 @@ def test_what_is_wrong_with_a_rule_is_said(make, message):
         make()
 
 
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (Rule("zeros", name="*.porj.weight"), r"did you mean \*\.proj\.weight"),
+        (Rule("zeros", name="h.*.qvk.weight"), r"did you mean \*\.qkv\.weight"),
+        (
+            Rule("zeros", name="*.proj.weight", role="head"),
+            r"name alone matches h\.0\.proj\.weight, .*which has these roles",
+        ),
+        (
+            Rule("zeros", name="*.proj.weight", writes=False),
+            r"name alone matches h\.0\.proj.weight, .*Fix: leave one of its conditions out",
+        ),
+        (Rule("zeros", role="bias", name="h.*"), "name alone matches 18, such as h.0.ln.weight"),
+    ],
+)
+def test_a_condition_that_matches_nothing_is_told_from_those_that_do(rule, message):
+    with pytest.raises(RecipeError, match=message):
+        plan_model(tiny_gpt(), rules=[rule])
+
+
 def test_a_rule_that_misses_names_its_neighbours():
     with pytest.raises(RecipeError, match=r"did you mean wte\.weight"):
         plan_model(tiny_gpt(), rules={"wte.weigth": "zeros"})
     with pytest.raises(
-        RecipeError, match=r"planned as wte\.weight.*write the rule for wte\.weight"
+        RecipeError,
+        match=r"tied to wte\.weight, under which it is planned.*write the rule for wte\.weight",
     ):
         plan_model(tiny_gpt(), rules={"head.weight": "zeros"})
 
@@ -168,7 +200,7 @@ def test_recipe_text_leaves_defaults_out():
 def test_a_parameter_without_a_rule_is_named():
     only_heads = Recipe("mine", (Rule("zeros", role="head"),))
     with pytest.raises(
-        PlanError, match=r"wte\.weight: no rule .* of role embedding\. Fix: add a rule"
+        PlanError, match=r"wte\.weight: no rule .* of role embedding, nor 19 more\. Fix: add a rule"
     ):
         plan_model(tiny_gpt(), only_heads)
 
@@ -181,8 +213,6 @@ def test_a_spec_that_does_not_fit_is_named():
 @given(role=st.sampled_from(sorted(RECIPES)), shape=st.lists(st.integers(0, 3), max_size=4))
 @settings(max_examples=40)
 def test_every_recipe_covers_every_role_and_shape(role, shape):
-    from initium._types import ROLES
-
     views = []
     for number, kind in enumerate(ROLES):
         fans = {"axes": None, "fan_in": None, "fan_out": None}
@@ -470,9 +500,18 @@ def test_str_of_a_plan_is_its_table_and_repr_is_short():
         ("normal(0.0255155181539914)", "normal(0.02552)"),
         ("blocks([part(0, 0, 1, normal(1)), part(0, 1, 1, normal(1))])", "2 x normal(1)"),
         (
-            "blocks([part(0, 1, 1, constant(0)), part(0, 0, 1, normal(1))])",
-            "normal(1) + constant(0)",
+            "blocks([part(0, 1, 7, constant(0)), part(0, 0, 1, normal(1))])",
+            "[0:1] normal(1), [1:8] constant(0)",
         ),
+        (
+            "blocks([part(1, 0, 4, normal(1)), part(1, 4, 4, normal(1)), part(1, 8, 4, dirac)])",
+            "[:, 0:8] 2 x normal(1), [:, 8:12] dirac()",
+        ),
+        (
+            "blocks([part(0, 0, 4, normal(1), 2, 8), part(0, 4, 4, constant(0), 2, 8)])",
+            "[0:4, 8:12, ...] normal(1), [4:8, 12:16, ...] constant(0)",
+        ),
+        ("blocks([part(0, 0, 2, orthogonal, 4, 2, stacked=True)])", "4 x orthogonal()"),
     ],
 )
 def test_specs_in_tables_are_short(text, told):
@@ -519,6 +558,22 @@ def test_a_model_view_prints():
 # Differences ------------------------------------------------------------------------------------
 
 
+LONG = "backbone.encoder.layers.{}.self_attention_with_relative_positions.output_projection.weight"
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 180])
+@pytest.mark.parametrize("name", [LONG, "a" * 70 + ".{}.weight", "layers.{}.w"])
+def test_names_break_at_dots_and_nowhere_else(width, name):
+    views = [parameter(name.format(i), (1024, 4096), "mlp_gate_up") for i in range(24)]
+    for text in (view_table(model(*views), width), plan_table(plan_model(model(*views)), width)):
+        assert max(map(len, text.splitlines())) <= width
+        parts = name.replace("{}", "{0..23}").split(".")
+        for part in parts:
+            assert part in text or ("…" in text and part[:8] in text and part[-8:] in text)
+        first = [line.split(" ")[0] for line in text.splitlines() if "mlp_gate_up" in line]
+        assert first[0].endswith((".", "weight", ".w")) or "…" in first[0]
+
+
 def test_equal_plans_do_not_differ():
     diff = plan_model(tiny_gpt()).diff(plan_model(tiny_gpt()))
     assert not diff
@@ -548,6 +603,54 @@ def test_shapes_dtypes_and_ties_count_as_changes():
         assert list(old.diff(dataclasses.replace(old, entries=entries)).changed) == ["wte.weight"]
 
 
+BASE = Entry(Normal(0.5), (4, 4), "float32", "linear", "a test")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ({"spec": Constant(0.0)}, {"spec": Constant(1.0)}, "constant(0) -> constant(1)  0"),
+        ({}, {"lr": 2.0}, "lr x1 -> x2  0.5"),
+        ({}, {"dtype": "bfloat16"}, "float32 -> bfloat16  0.5"),
+        ({}, {"shape": (4, 8)}, "4x4 -> 4x8  0.5"),
+        ({}, {"aliases": ("b",)}, "not tied -> tied to b  0.5"),
+        ({}, {"persistent": False}, "persistent -> not persistent  0.5"),
+        ({}, {"spec": Normal(0.500001)}, "normal(0.5) -> normal(0.500001)  0.5"),
+        ({}, {"spec": Normal(0.25)}, "normal(0.5) -> normal(0.25)  0.5 -> 0.25"),
+        (
+            {"spec": Value.of(np.zeros((4, 4), "float32"), "float32")},
+            {"spec": Value.of(np.eye(4, dtype="float32"), "float32")},
+            "value(4x4) -> other values  0 -> 0.433",
+        ),
+    ],
+)
+def test_a_difference_says_what_differs_and_nothing_else(before, after, told):
+    old, new = (
+        Plan({"a": dataclasses.replace(BASE, **change)}) for change in (before, {**before, **after})
+    )
+    assert str(old.diff(new)).splitlines()[-1] == f"~  a     {told}"
+
+
+def test_blocks_that_change_alike_are_one_row_whatever_their_shapes():
+    entries = {f"h.{i}": dataclasses.replace(BASE, shape=(4, 4 + i)) for i in range(3)}
+    zeros = {n: dataclasses.replace(e, spec=Constant(0.0)) for n, e in entries.items()}
+    assert str(Plan(entries).diff(Plan(zeros))).splitlines()[-1].startswith("~  h.{0..2}  normal")
+
+
+# Notes -----------------------------------------------------------------------------------------
+
+
+def test_a_note_is_printed_and_saved(tmp_path):
+    plan = plan_model(tiny_gpt(), "deepnorm")
+    (note,) = plan.notes
+    assert "published for post-norm transformers; this model is pre-norm" in note
+    assert "Note: deepnorm was published" in str(plan)
+    for suffix in (".yaml", ".json"):
+        path = plan.save(tmp_path / f"plan{suffix}")
+        assert Plan.load(path) == plan
+    assert "notes" not in plan_model(tiny_gpt()).save(tmp_path / "auto.yaml").read_text()
+
+
 # Explain ----------------------------------------------------------------------------------------
 
 
@@ -569,6 +672,40 @@ def test_every_recipe_is_explained(name):
 )
 def test_explain_takes_calls_schemes_and_other_names(text, told):
     assert told in explain(text)
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_rule_that_is_a_function_says_its_formula_or_a_sentence(name):
+    for rule in RECIPES[name]().rules:
+        assert "when=lambda" not in rule.condition
+        assert rule.start
+        assert not rule.start.endswith("(parameter, model)"), rule.condition
+
+
+def test_a_function_without_a_docstring_goes_by_its_name():
+    def mine(view, model):
+        return Normal(1.0)
+
+    assert Rule(mine).start == "mine(parameter, model)"
+    assert Rule("zeros", when=lambda view: True).condition == "when=lambda"
+
+
+def test_the_page_on_rules_is_what_the_code_reads():
+    assert (DOCS / "rules.md").read_text() == reference()
+    told = explain("rules")
+    assert max(map(len, told.splitlines())) <= 100
+    known = {field.name for field in dataclasses.fields(Rule)}
+    assert set(RULE_KEYS) == known - {"when", "place"}, "one set of names for Python and YAML"
+    for word in (*known - {"place"}, *VARIABLES, *FUNCTIONS, *SPECS, *ROLES, *NEED_KEYS):
+        assert f"`{word}`" in told
+
+
+def test_suggestions_are_listed_once():
+    with pytest.raises(RecipeError) as caught:
+        explain("xavier_unifrm")
+    found = str(caught.value).partition("did you mean ")[2].rstrip("?").split(", ")
+    assert len(found) == len(set(found))
+    assert "xavier_uniform" in found
 
 
 def test_explain_names_what_is_near():

@@ -18,7 +18,10 @@ GOOD = """\
 recipe: mine
 summary: Small residual branches, everything else derived.
 rules:
-  - {role: [attn_out, mlp_down], writes: true, spec: "normal(0.02 / sqrt(2 * layers))", why: Small.}
+  - role: [attn_out, mlp_down]
+    writes: true
+    spec: "normal(0.02 / sqrt(2 * layers))"
+    reason: Small.
   - {regex: 'h\\.0\\..*bias', spec: constant(0.5)}
   - {name: "*.no_such_thing", spec: zeros, optional: true}
   - {name: wpe.weight, spec: normal(0.3), lr: 0.5}
@@ -47,7 +50,7 @@ def test_a_file_is_a_recipe(tmp_path):
 
 def test_it_goes_wherever_a_recipe_goes(tmp_path):
     net = nn.Linear(3, 2)
-    path = written(tmp_path, "rules:\n  - {type: Linear, spec: normal(0.5)}\n")
+    path = written(tmp_path, "rules:\n  - {module_type: Linear, spec: normal(0.5)}\n")
     assert initium.plan(net, path, torch.zeros(1, 3)).entries["weight"].std == 0.5
     rule = initium.Rule(path, name="bias")
     assert initium.plan(net, "he", rules=[rule]).entries["bias"].std == 0.5
@@ -65,19 +68,35 @@ def test_it_goes_wherever_a_recipe_goes(tmp_path):
             "line 2: .*got 'roel'.; did you mean role",
         ),
         (
+            "rules:\n  - {type: Linear, spec: zeros}\n",
+            "line 2: the rule has an unknown key .got 'type'.; did you mean module_type",
+        ),
+        ("rules:\n  - {spec: zeros, why: So.}\n", "got 'why'.; did you mean reason"),
+        ("rules:\n  - {action: zeros}\n", "got 'action'.; did you mean spec"),
+        (
+            "rules:\n  - {spec: he}\n  - {spec: gauss(1)}\n",
+            "line 3: .*the spec of rule.* is neither a distribution nor a recipe",
+        ),
+        ("rules:\n  - {spec: normal(0.02 / 0)}\n", "line 2: .*cannot be calculated"),
+        ("rules:\n  - {spec: 'normal(0.02, men=1)'}\n", "line 2: .*is not a spec: .*men"),
+        (
+            "rules:\n  - {spec: normal(1 / sqrt(widht))}\n",
+            "line 2: .*got 'widht'.; did you mean width",
+        ),
+        (
             "rules:\n  - {role: haed, spec: zeros}\n",
             "line 2: .*got 'haed'.; did you mean head",
         ),
         (
             "rules:\n  - {role: head, spec: 0}\n",
-            "line 2: must be text .got 0",
+            "line 2: spec must be text .got 0",
         ),
         (
             "rules:\n  - {writes: 'yes', spec: zeros}\n",
             "line 2: writes must be true or false .got 'yes'",
         ),
         ("rules:\n  - {regex: '(', spec: zeros}\n", "regular expression cannot be read"),
-        ("rules:\n  - {spec: zeros, lr: [1]}\n", "line 2: must be a number or a formula"),
+        ("rules:\n  - {spec: zeros, lr: [1]}\n", "line 2: lr must be a number or text"),
         ("rules:\n  - {spec: zeros}\n  - {spec: zeros\n", "is not YAML"),
         ("rules:\n  - {spec: uniform(-0.1, 0.1)}\n", "a comma in plain text ends it here.*quotes"),
         ("rules:\n  - {spec: zeros, lr: fast}\n", "line 2: .*is not a variable of a formula"),
@@ -121,6 +140,24 @@ def test_a_rule_too_many_and_one_too_few_are_errors(tmp_path, rules, message):
     path = written(tmp_path, f"rules:\n  {rules}\n")
     with pytest.raises(initium.InitiumError, match=message):
         plan_model(tiny_gpt(), path)
+
+
+@pytest.mark.parametrize("rule", ["spec: normal(1 / block)", "spec: zeros, lr: 1 / block"])
+def test_a_formula_that_does_not_fit_a_parameter_names_file_and_line(tmp_path, rule):
+    path = written(tmp_path, f"rules:\n  - {{role: head, spec: zeros}}\n  - {{{rule}}}\nbase: he\n")
+    with pytest.raises(RecipeError, match=r"wte\.weight: rule\(.*mine\.yaml, line 3\): formula"):
+        plan_model(tiny_gpt(tied=False), path)
+
+
+def test_without_a_base_the_error_says_so(tmp_path):
+    path = written(tmp_path, "rules:\n  - {role: embedding, spec: zeros}\n")
+    with pytest.raises(initium.InitiumError, match=r'wpe\.weight: .* nor 18 more.*"base: auto" in'):
+        plan_model(tiny_gpt(), path)
+
+
+def test_the_kind_of_the_base_is_noted(tmp_path):
+    path = written(tmp_path, "rules:\n  - {role: embedding, spec: zeros}\nbase: deepnorm\n")
+    assert plan_model(tiny_gpt(), path).notes == plan_model(tiny_gpt(), "deepnorm").notes != ()
 
 
 def test_the_depth_of_a_formula_is_that_of_the_model(tmp_path):

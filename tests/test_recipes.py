@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ import torch
 from torch import nn
 from views import model, of_module, parameter, tiny_gpt
 
-from initium._plan import plan_model
+from initium._plan import Rule, plan_model
 from initium._types import Axes, Block
+from initium.errors import PlanError
 from initium.recipes import RECIPES
 from initium.spec import Blocks, Constant, Keep, Normal, Orthogonal, Part, Uniform
 
@@ -220,3 +222,91 @@ def test_every_recipe_says_its_formula_use_source_and_divergences(name):
     told = inspect.getdoc(RECIPES[name])
     for heading in ("When to use:", "Source:", "Known divergences:", "Example:"):
         assert heading in told, heading
+
+
+# For what kind of model ---------------------------------------------------------------------------
+
+
+def plain(*roles: str, **known):
+    """A traced model with a matrix of each role."""
+    views = [parameter(f"{i}.w", (8, 8), role, **known) for i, role in enumerate(roles)]
+    return replace(model(*views), traced=True)
+
+
+def norm(name: str = "norm.w"):
+    return parameter(name, (8,), "norm_scale")
+
+
+def trunk(streams: tuple[int, ...], *more):
+    """Attention and feed-forward on one trunk, each branch on the stream that is given."""
+    views = [
+        parameter(f"{i}.w", (8, 8), "mlp_down" if i % 2 else "attn_out", writes_residual=True,
+                  trunk=0, trunk_depth=i, stream=stream, depth=0, branches=len(streams))
+        for i, stream in enumerate(streams)
+    ]  # fmt: skip
+    return replace(model(*views, *more), traced=True)
+
+
+PRE, POST = trunk((0, 0, 0, 0), norm()), trunk((0, 1, 2, 3), norm())
+BARE = trunk((0, 0, 0, 0))
+CONVOLUTIONAL = plain("conv", "conv", "head")
+KINDS = [
+    ("deepnorm", POST, PRE, "is pre-norm"),
+    ("deepnorm", POST, CONVOLUTIONAL, "has no attention"),
+    ("subln", PRE, POST, "is post-norm"),
+    ("t_fixup", BARE, PRE, "has norms, 1 of them, such as norm.w"),
+    ("fixup", BARE, PRE, "has norms"),
+    ("fixup", BARE, CONVOLUTIONAL, "has no residual branches"),
+    ("skipinit", BARE, PRE, "has norms"),
+    ("rezero", PRE, CONVOLUTIONAL, "has no residual branches"),
+    ("completep", PRE, CONVOLUTIONAL, "has no residual branches"),
+    ("zero_hadamard", PRE, CONVOLUTIONAL, "has no residual branches"),
+    ("resnet", CONVOLUTIONAL, PRE, "has no convolutions"),
+    ("convnext", CONVOLUTIONAL, PRE, "has no convolutions"),
+    ("delta_orthogonal", CONVOLUTIONAL, PRE, "has no convolutions"),
+    ("gpt2", PRE, CONVOLUTIONAL, "has no attention"),
+    ("olmo_core", PRE, CONVOLUTIONAL, "has no attention"),
+    ("vit", plain("patch", "attn_qkv"), PRE, "has no patch embedding"),
+    ("mae", plain("patch", "attn_qkv"), CONVOLUTIONAL, "has no patch embedding"),
+    ("dit", plain("modulation"), PRE, "has no modulation"),
+    ("irnn", plain("recurrent_hidden"), PRE, "has no recurrent matrices"),
+    ("mamba", plain("ssm_a"), PRE, "has no state-space parameters"),
+    ("mamba2", plain("ssm_a"), PRE, "has no state-space parameters"),
+    ("lora", plain("lora_a"), PRE, "has no adapters"),
+    ("lora_gaussian", plain("lora_a"), PRE, "has no adapters"),
+    ("rwkv", model(parameter("blocks.0.att.time_decay", (8,), "scale")), PRE, "named time_decay"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "fits", "other", "told"), KINDS, ids=[f"{n}-{told}" for n, _, _, told in KINDS]
+)
+def test_a_recipe_says_when_a_model_is_of_another_kind(name, fits, other, told):
+    recipe = RECIPES[name]()
+    assert recipe.noted(fits) == ()
+    (note,) = recipe.noted(other)
+    assert note.startswith(f"{name.split('_')[0]}")
+    assert "was published for" in note
+    assert told in note
+
+
+@pytest.mark.parametrize("name", ["auto", "torch", "he", "xavier", "lecun", "orthogonal", "normal"])
+def test_general_recipes_are_for_every_model(name):
+    assert all(RECIPES[name]().noted(view) == () for view in (PRE, POST, BARE, CONVOLUTIONAL))
+
+
+def test_what_was_not_seen_is_not_missed():
+    unseen = model(parameter("w", (8, 8), "linear"))
+    for name in ("gpt2", "deepnorm", "resnet", "fixup", "irnn"):
+        assert RECIPES[name]().noted(unseen) == ()
+
+
+@pytest.mark.parametrize("recipe", ["orthogonal", "delta_orthogonal"])
+def test_complex_weights_say_what_to_do_instead(recipe):
+    view = model(parameter("w", (8, 8), dtype="complex64"))
+    with pytest.raises(PlanError, match=r"w: .*complex64.*Fix: add a rule such as Rule\(.normal\("):
+        plan_model(view, recipe)
+    rule = Rule("normal(1 / sqrt(fan_in))", name="w")
+    assert plan_model(view, recipe, rules=[rule]).entries["w"].std == pytest.approx(8**-0.5)
+    for fine in ("he", "xavier", "zeros", "lecun(truncated)"):
+        plan_model(view, fine)

@@ -457,6 +457,21 @@ def test_completep(alpha):
     assert needs["Adam's epsilon"] == pytest.approx(k**-alpha / m)
 
 
+def test_completep_slows_the_norms_that_stand_in_a_block_and_in_no_branch():
+    """A post-norm transformer's norms are behind the sum; those outside the blocks stay at 1."""
+    net = nn.Sequential(
+        nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 3, enable_nested_tensor=False
+        ),
+        nn.LayerNorm(16),
+        nn.Linear(16, 4),
+    )
+    plan = initium.plan(net, "completep(base_depth=1, alpha=0.5)", torch.randn(2, 5, 16))
+    inside = r"0\.layers\.\d\.(norm\d\.(weight|bias)|linear\d\.bias|.*proj.bias)"
+    assert rate(plan, inside) == pytest.approx(3**-0.5)
+    assert rate(plan, r"1\..*|2\.bias") == 1.0
+
+
 def test_completep_counts_the_blocks_of_each_trunk():
     plan = plan_model(t5(), "completep(base_width=32, base_depth=1, alpha=0.5)")
     multipliers = [need.value for need in plan.needs if need.what == "branch multiplier"]

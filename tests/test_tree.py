@@ -64,6 +64,20 @@ def test_no_trace_is_said():
     assert f"No trace: {view.problem}" in " ".join(view.tree().split())
 
 
+def test_json_of_a_tied_name_holds_what_is_its_own():
+    data = json.loads(tiny_gpt().to_json())["parameters"]
+    assert data["head.weight"] == {
+        "name": "head.weight",
+        "shape": [50, 16],
+        "dtype": "float32",
+        "module": "head",
+        "role": "head",
+        "tied_to": "wte.weight",
+    }
+    assert data["wte.weight"]["role"] == "embedding"
+    assert "its own role is head" in " ".join(str(tiny_gpt()).split())
+
+
 def test_json_holds_everything():
     view = initium.inspect(Twin(), torch.zeros(1, 3))
     data = json.loads(view.to_json())

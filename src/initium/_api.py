@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from torch import nn
 
 from initium._inspect import inspect
-from initium._plan import Plan, Recipe, Rule, plan_model
-from initium._plan.rules import Action
+from initium._plan import Plan, Recipe, Rule, parse_recipe, plan_model
+from initium._plan.rules import Action, read_rules
 from initium._types import ModelView
 
 __all__ = ["initialize", "plan"]
@@ -41,8 +41,9 @@ def plan(
         >>> made.entries["weight"].std
         0.0
     """
+    chosen, own = parse_recipe(recipe), read_rules(rules)
     view = model if isinstance(model, ModelView) else inspect(model, inputs)
-    return plan_model(view, recipe, seed=seed, rules=rules)
+    return plan_model(view, chosen, seed=seed, rules=own)
 
 
 def initialize(

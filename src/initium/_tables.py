@@ -37,8 +37,12 @@ __all__ = [
 
 NARROWEST = 80
 WIDEST = 180
+DOTTED = "name"
+"""The header of the column that holds dotted names."""
 NAME = 22
 """Columns that a name gets at least."""
+TEXT = 12
+"""Columns that are left, if possible, to each other column that may wrap."""
 
 
 def width_of(width: int | None = None) -> int:
@@ -68,18 +72,20 @@ def table(
 ) -> Table:
     """A table with one header line; ``right`` columns are numbers, ``whole`` ones never wrap.
 
-    The first column holds dotted names, which break at their dots where ``width`` is too narrow.
+    Names in the column ``name`` break behind their dots where ``width`` is too narrow; a part that
+    is longer than a line has its middle left out.
     """
     rows = [tuple(row) for row in rows]
-    widest = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-    room = max(width_of(width) - sum(widest[1:]) - 2 * len(columns), NAME)
-    rows = [("\n".join(_broken(row[0], room)), *row[1:]) for row in rows]
+    if DOTTED in columns:
+        at = columns.index(DOTTED)
+        room = _room(columns, rows, at, whole, width_of(width))
+        rows = [(*row[:at], "\n".join(_broken(row[at], room)), *row[at + 1 :]) for row in rows]
     made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
         made.add_column(
             column,
             justify="right" if column in right else "left",
-            no_wrap=column in whole,
+            no_wrap=column in whole or column == DOTTED,
             overflow="fold",
         )
     for row in rows:
@@ -87,10 +93,39 @@ def table(
     return made
 
 
+def _room(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], at: int, whole: Sequence[str], width: int
+) -> int:
+    """What names may take: all that others leave, else what their longest part needs."""
+    cells = zip(columns, *rows, strict=True)
+    widest = [max(len(line) for cell in column for line in cell.split("\n")) for column in cells]
+    gaps = 2 * (len(columns) - 1)
+    least = [
+        size if column in whole else min(size, TEXT)
+        for column, size in zip(columns, widest, strict=True)
+    ]
+    left = width - gaps - sum(widest) + widest[at]
+    most = width - gaps - sum(least) + least[at]
+    part = max((len(part) for row in rows for part in _parts(row[at])), default=0)
+    return max(left, min(part, most), NAME)
+
+
+def _parts(name: str) -> list[str]:
+    """A dotted name cut behind its dots, but for those in braces.
+
+    Example:
+        >>> _parts("h.{0..11}.ln.weight")
+        ['h.', '{0..11}.', 'ln.', 'weight']
+    """
+    return [part for part in re.findall(r"(?:\{[^}]*\}|[^.])*(?:\.|$)", name) if part]
+
+
 def _broken(name: str, room: int) -> list[str]:
-    """A dotted name in lines of at most ``room`` characters, broken behind dots where it can be."""
+    """A dotted name in lines of at most ``room`` characters, broken behind dots."""
     lines = [""]
-    for part in re.split(r"(?<=\.)(?!\.)", name):
+    for part in _parts(name):
+        if len(part) > room:
+            part = f"{part[: room // 2]}…{part[len(part) - (room - room // 2 - 1) :]}"
         if lines[-1] and len(lines[-1]) + len(part) > room:
             lines.append("")
         lines[-1] += part
@@ -229,7 +264,9 @@ def view_table(view: initium._types.ModelView, width: int | None = None) -> str:
     heading = f"{view.model}: {len(views)} parameters, {elements:,} elements, {seen}"
     notes = [*view.notes]
     notes += [
-        f"{one.name} is tied to {one.tied_to}" for one in view.parameters.values() if one.tied_to
+        f"{one.name} is tied to {one.tied_to}; its own role is {one.role}"
+        for one in view.parameters.values()
+        if one.tied_to
     ]
     whole = ("shape", "role", "fans", "known")
     body = table(("name", "shape", "role", "fans", "then", "known"), rows, whole=whole, width=width)

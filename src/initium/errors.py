@@ -115,4 +115,4 @@ class DependencyError(InitiumError, ImportError):
 
 def near(name: str, known: Iterable[str], count: int = 3) -> Near:
     """The names most like ``name``, for the choices of an error message."""
-    return Near(difflib.get_close_matches(name, list(known), n=count, cutoff=0.4))
+    return Near(difflib.get_close_matches(name, list(dict.fromkeys(known)), n=count, cutoff=0.4))

@@ -1,8 +1,8 @@
 """The command line: ``initium check | inspect | plan | write | diff | explain | recipes | demo``.
 
-Exit codes: 0 healthy, 1 findings at or above ``--fail-on`` (and for ``diff``: the plans differ),
-2 wrong usage or an unusable model, 130 interrupted. Every failure is one line on standard error;
-``--debug`` shows the traceback instead.
+Exit codes: 0 healthy, 1 findings at or above ``--fail-on`` (for ``diff`` and ``plan --diff``: the
+plans differ), 2 wrong usage or an unusable model, 130 interrupted. Every failure is one line on
+standard error; ``--debug`` shows the traceback instead.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ __all__ = ["main", "run"]
 def main() -> None:
     """The console script: run the command in ``sys.argv`` and exit with its code."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # no spinning: quick on a busy machine too
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "critical")  # its advice is not about weights
     sys.exit(run(sys.argv[1:]))
 
 
@@ -40,8 +41,8 @@ def run(arguments: Sequence[str]) -> int:
     except SystemExit as error:  # user code that calls sys.exit while it builds a model
         return _fail(error, f"the model's code called exit({error.code!r})", arguments)
     except typer.TyperException as error:
-        message = " ".join(error.format_message().split())
-        return _fail(error, f"{message} Try: initium --help", arguments)
+        message = " ".join(error.format_message().split()).rstrip(".")
+        return _fail(error, f"{message}. Try: initium --help", arguments)
     except InitiumError as error:
         return _fail(error, str(error), arguments)
     except BrokenPipeError:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from enum import StrEnum
 from inspect import getdoc
@@ -21,7 +22,8 @@ import typer
 import initium
 from initium._cli.progress import counting, working
 from initium._plain import plain
-from initium.errors import InputError
+from initium._plan import Recipe, parse_recipe
+from initium.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from initium._load import Loaded
@@ -114,13 +116,12 @@ def check(
     If not: where, why, and what to change. With --recipe or --plan the model is initialised first;
     without, what its own code did is judged.
     """
-    if recipe is not None and plan_file is not None:
-        raise typer.BadParameter("--recipe and --plan exclude each other; give one of them")
+    start = _start(recipe, plan_file)
     _must_be_writable(html)
     loaded = _load(model, inputs, tiny=tiny, seed=seed)
     if evaluation:
         loaded.model.eval()
-    plan = _plan(loaded, recipe, plan_file, seed)
+    plan = _plan(loaded, start, seed) if start is not None else None
     if plan is not None:
         with working("filling the weights"):
             plan.apply(loaded.model)
@@ -148,6 +149,8 @@ def inspect(
 
     Role, fans, the activation that follows, the depth in its residual stream; with the evidence.
     """
+    if tree and as_json:
+        raise typer.BadParameter("--tree and --json exclude each other: JSON holds all of the tree")
     loaded = _load(model, inputs, tiny=tiny, seed=0, meta=True)
     with working("tracing the model"), redirect_stdout(sys.stderr):
         view = initium.inspect(loaded.model, loaded.inputs)
@@ -160,9 +163,7 @@ def inspect(
 @app.command()
 def plan(
     model: Model,
-    recipe: Annotated[
-        str, typer.Option("--recipe", "-r", metavar="RECIPE", help="auto, he, normal(0.02), ...")
-    ] = "auto",
+    recipe: RecipeOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Save as .yaml or .json.")
     ] = None,
@@ -171,7 +172,7 @@ def plan(
         typer.Option(
             "--diff",
             metavar="FILE_OR_RECIPE",
-            help="Show what changes from this plan to the one made.",
+            help="Show what changes from that plan to this one.",
         ),
     ] = None,
     inputs: Inputs = None,
@@ -182,22 +183,62 @@ def plan(
 ) -> None:
     """How every parameter of MODEL would start, and why.
 
-    Nothing is filled: a plan is data. --out saves it, --diff compares it with another.
+    The recipe is auto unless --recipe is given. Nothing is filled: a plan is data. --out saves it.
+    --diff is "initium diff" from another plan, saved or of another recipe, to this one: it exits
+    with 1 if anything changes.
     """
     _must_be_writable(out)
+    start, base = parse_recipe(recipe or "auto"), _base(diff) if diff is not None else None
     loaded = _load(model, inputs, tiny=tiny, seed=seed, meta=True)
-    made = _plan(loaded, recipe, None, seed)
-    assert made is not None
+    made = _plan(loaded, start, seed)
+    changes = _plan(loaded, base, seed).diff(made) if base is not None else None
     if out is not None:
         made.save(out)
-    if diff is not None:
-        other = initium.Plan.load(diff) if _is_plan(diff) else _plan(loaded, diff, None, seed)
-        assert other is not None
-        _echo(other.diff(made), as_json)
+    if changes is not None:
+        _echo(changes, as_json)
     elif out is None or as_json:
         _echo(made, as_json)
     if out is not None:
         typer.echo(f"plan: {out} ({len(made.entries)} entries)", err=as_json)
+    raise typer.Exit(1 if changes else 0)
+
+
+@app.command()
+def predict(
+    model: Model,
+    recipe: RecipeOption = None,
+    plan_file: Annotated[
+        Path | None, typer.Option("--plan", metavar="FILE", help="Predict for a saved plan.")
+    ] = None,
+    draws: Annotated[
+        int, typer.Option("--draws", min=3, help="Samples of the whole model; each is one pass.")
+    ] = 4,
+    inputs: Inputs = None,
+    tiny: Tiny = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """How strong the signal of MODEL would be at every layer, forward and back, without weights.
+
+    The recipe is auto unless --recipe or --plan is given. Weights are never made, so that a model
+    of any size can be asked about: products with them are drawn from their exact laws.
+    """
+    start = _start(recipe, plan_file) or parse_recipe("auto")
+    loaded = _load(model, inputs, tiny=tiny, seed=seed, meta=True)
+    made = _plan(loaded, start, seed)
+    with working(f"predicting {loaded.name}"), redirect_stdout(sys.stderr):
+        found = initium.predict(
+            loaded.model,
+            made,
+            loaded.inputs,
+            targets=loaded.targets,
+            loss_fn=loaded.loss_fn,
+            draws=draws,
+            seed=seed,
+        )
+    found = replace(found, model=loaded.name)
+    typer.echo(found.to_json() if as_json else str(found))
 
 
 @app.command()
@@ -235,20 +276,20 @@ def write(
     """
     from initium._files import write_text
     from initium._fill.apply import validate
+    from initium._fill.layout import lay_out
     from initium._model.names import slots
 
-    if recipe is not None and plan_file is not None:
-        raise typer.BadParameter("--recipe and --plan exclude each other; give one of them")
+    start = _start(recipe, plan_file) or parse_recipe("auto")
+    lay_out(initium.Plan({}), dtype, shard_size)  # refuses both before anything is built
     rank, slash, count = part.partition("/")
     if not (slash and rank.isdecimal() and count.isdecimal()):
         raise typer.BadParameter(f"--part is not I/N, such as 0/4 (got {part!r})")
     loaded = _load(model, inputs, tiny=tiny, seed=seed, meta=True)
-    made = _plan(loaded, recipe or "auto", plan_file, seed)
-    assert made is not None
+    made = _plan(loaded, start, seed)
     if plan_file is not None:
         validate(made, slots(loaded.model))
     beside = _beside(loaded, out, dtype, overwrite)
-    with counting(f"writing {out}") as progress:
+    with counting(f"writing {out}") as progress, _flags():
         done = made.write(
             out,
             dtype,
@@ -283,13 +324,16 @@ def diff(
 
 @app.command()
 def explain(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A scheme or a recipe.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A scheme, a recipe, a recipe's file, or: rules.")
+    ],
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """A scheme or recipe in plain words.
 
-    Its formula, when to use it, its source, and known divergences.
+    Its formula, when to use it, its source, and known divergences. "initium explain rules" tells
+    all that a rule may say.
     """
     text = initium.explain(name)
     if as_json:
@@ -336,13 +380,35 @@ def _load(spec: str, inputs: str | None, *, tiny: bool, seed: int, meta: bool = 
         return load(spec, tiny=tiny, seed=seed, meta=meta, inputs=inputs)
 
 
-def _plan(loaded: Loaded, recipe: str | None, file: Path | None, seed: int) -> initium.Plan | None:
+def _start(recipe: str | None, file: Path | None) -> Recipe | initium.Plan | None:
+    """What the weights start from, read before the model is built, which may take long."""
+    if recipe is not None and file is not None:
+        raise typer.BadParameter("--recipe and --plan exclude each other; give one of them")
     if file is not None:
         return initium.Plan.load(file)
-    if recipe is None:
-        return None
-    with working(f"planning {loaded.name} with {recipe}"), redirect_stdout(sys.stderr):
-        return initium.plan(loaded.model, recipe, inputs=loaded.inputs, seed=seed)
+    return parse_recipe(recipe) if recipe is not None else None
+
+
+def _base(text: str) -> Recipe | initium.Plan:
+    """The other plan of a comparison: a file, or what a recipe makes of the same model."""
+    return initium.Plan.load(text) if _is_plan(text) else parse_recipe(text)
+
+
+def _plan(loaded: Loaded, start: Recipe | initium.Plan, seed: int) -> initium.Plan:
+    if isinstance(start, initium.Plan):
+        return start
+    with working(f"planning {loaded.name} with {start}"), redirect_stdout(sys.stderr):
+        return initium.plan(loaded.model, start, inputs=loaded.inputs, seed=seed)
+
+
+@contextmanager
+def _flags() -> Iterator[None]:
+    """Where the library's advice is an argument, the command line's is its flag."""
+    try:
+        yield
+    except OutputError as error:
+        fix = (error.fix or "").replace("pass overwrite=True", "add --overwrite")
+        raise OutputError(error.what, where=error.where, value=error.value, fix=fix) from error
 
 
 def _is_plan(text: str) -> bool:

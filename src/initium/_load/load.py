@@ -23,16 +23,18 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from initium import demo
 from initium._load.random import seeded
 from initium._load.weightless import weightless
+from initium._model.call import map_tensors
 from initium._model.inputs import example_inputs
 from initium.errors import InitiumError, InputError, ModelError, near
 
@@ -97,11 +99,22 @@ def load(
         with weightless() if meta else nullcontext():
             loaded = _build(source, scheme, rest, tiny, meta)
         if inputs is None:
-            return loaded
+            made_up = loaded.inferred and loaded.inputs is not None
+            return replace(loaded, inputs=_with_values(loaded.inputs)) if made_up else loaded
         batch, targets = _read_batch(inputs)
     return Loaded(
         loaded.model, batch, targets, loaded.loss_fn, loaded.name, f"the batch of {inputs}"
     )
+
+
+def _with_values(batch: object) -> object:
+    """A made-up batch that was built without values, as unit normal numbers."""
+    generator = torch.Generator().manual_seed(0)
+
+    def real(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.randn(tensor.shape, generator=generator) if tensor.is_meta else tensor
+
+    return map_tensors(batch, real)
 
 
 def _build(source: str, scheme: str, rest: str, tiny: bool, meta: bool) -> Loaded:

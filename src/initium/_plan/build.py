@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from initium._plan.layout import pieces, with_padding_row
@@ -12,7 +12,7 @@ from initium._plan.recipe import Recipe, parse_recipe
 from initium._plan.rules import Action, Choice, Rule, decide, read_rules
 from initium._types import BufferView, ModelView, ParameterView
 from initium.errors import PlanError, RecipeError, SpecError, near
-from initium.spec import Constant, Keep, Normal, parse
+from initium.spec import Constant, Keep, Normal, Spec, TruncatedNormal, Uniform, Value, parse
 
 __all__ = ["plan_model"]
 
@@ -49,8 +49,15 @@ def plan_model(
             raise _matches_nothing(rule, view)
     entries: dict[str, Entry] = {}
     deciders: dict[str, tuple[Rule, ...]] = {}
+    unmatched = []
     for parameter in view.owners:
-        entries[parameter.name], deciders[parameter.name] = _parameter(parameter, view, order)
+        entry, deciders[parameter.name] = _parameter(parameter, view, order)
+        if entry is None:
+            unmatched.append(parameter)
+        else:
+            entries[parameter.name] = entry
+    if unmatched:
+        raise _without_a_rule(unmatched, chosen)
     deciding = {id(rule) for used in deciders.values() for rule in used}
     for rule in must:
         if id(rule) not in deciding:
@@ -64,7 +71,14 @@ def plan_model(
     for buffer in view.buffers.values():
         if buffer.tied_to is None:
             entries[buffer.name] = _buffer(buffer, view)
-    return Plan(entries, recipe=chosen.text, seed=seed, model=view.model, needs=chosen.needed(view))
+    return Plan(
+        entries,
+        recipe=chosen.text,
+        seed=seed,
+        model=view.model,
+        needs=chosen.needed(view),
+        notes=chosen.noted(view),
+    )
 
 
 def _matches(rule: Rule, parameter: ParameterView) -> bool:
@@ -73,18 +87,13 @@ def _matches(rule: Rule, parameter: ParameterView) -> bool:
 
 def _parameter(
     parameter: ParameterView, view: ModelView, rules: tuple[Rule, ...]
-) -> tuple[Entry, tuple[Rule, ...]]:
+) -> tuple[Entry | None, tuple[Rule, ...]]:
     used: tuple[Rule, ...] = ()
     choice: Choice | None = Choice(Constant(0.0), "It holds no elements.")
     if parameter.numel:
         choice, used = decide(rules, parameter, view)
     if choice is None:
-        raise PlanError(
-            f"no rule of the recipe matches this parameter of role {parameter.role}",
-            where=parameter.name,
-            fix='add a rule for it, such as Rule("normal(0.02)", name="'
-            f'{parameter.name}"), or Rule("keep", ...) to leave it as it is',
-        )
+        return None, used
     spec = with_padding_row(parameter, choice.spec)
     try:
         spec.check(parameter.shape)
@@ -94,6 +103,15 @@ def _parameter(
             where=parameter.name,
             value=str(spec),
         ) from error
+    if parameter.dtype.startswith("complex") and not _has_halves(spec):
+        raise PlanError(
+            f"this spec has no meaning for numbers of {parameter.dtype}",
+            where=parameter.name,
+            value=str(spec),
+            choices=("constant", "normal", "truncated_normal", "uniform", "keep"),
+            fix=f'add a rule such as Rule("normal(1 / sqrt(fan_in))", name="{parameter.name}"): '
+            "its real and imaginary parts then have half of the variance each",
+        )
     role = parameter.evidence.get("role")
     entry = Entry(
         spec=spec,
@@ -106,6 +124,27 @@ def _parameter(
         lr=choice.lr,
     )
     return entry, used
+
+
+def _without_a_rule(unmatched: Sequence[ParameterView], recipe: Recipe) -> PlanError:
+    first, others = unmatched[0], len(unmatched) - 1
+    more = f", nor {others} more" if others else ""
+    rest = ', or "base: auto" in the file' if recipe.own else ""
+    return PlanError(
+        f"no rule of the recipe matches this parameter of role {first.role}{more}",
+        where=first.name,
+        fix='add a rule for it, such as Rule("normal(0.02)", name="'
+        f'{first.name}"), or Rule("keep", ...) to leave it as it is{rest}',
+    )
+
+
+def _has_halves(spec: Spec) -> bool:
+    """Whether it can be drawn as a real and an imaginary part, or is not drawn at all."""
+    if isinstance(spec, Uniform):
+        return spec.low == -spec.high
+    if isinstance(spec, (Normal, TruncatedNormal)):
+        return spec.mean == 0
+    return isinstance(spec, (Constant, Keep, Value))
 
 
 def _drawn(direction: Entry) -> Entry:
@@ -169,42 +208,53 @@ def _decides_nothing(
 
 
 def _matches_nothing(rule: Rule, view: ModelView) -> RecipeError:
-    names = [parameter.name for parameter in view.owners]
-    if rule.name is not None or rule.regex is not None:
-        pattern = rule.name or rule.regex or ""
-        tied = [p for p in view.parameters.values() if p.tied_to and p.name == pattern]
-        if tied:
+    if (tied := _tied(rule, view)) is not None:
+        return tied
+    told = f"{rule} matches no parameter of {view.model}"
+    for key in ("name", "regex", "module_type", "role"):
+        value = getattr(rule, key)
+        if not value:
+            continue
+        alone = Rule("keep", **{key: value})
+        matched = [one for one in view.owners if _matches(alone, one)]
+        if not matched:
+            roles = ", which has these roles" if key == "role" else ""
+            text = value if isinstance(value, str) else ", ".join(value)
             return RecipeError(
-                f"is another name of a tied parameter, which is planned as {tied[0].tied_to}",
-                where="rules",
-                value=pattern,
-                fix=f"write the rule for {tied[0].tied_to}",
+                f"{told}{roles}", where="rules", value=text, choices=_near(key, text, view)
             )
-        return RecipeError(
-            f"{rule} matches no parameter of {view.model}",
-            where="rules",
-            value=pattern,
-            choices=near(pattern, names) or tuple(names[:3]),
-        )
-    if rule.module_type is not None:
-        types = sorted({parameter.module_type for parameter in view.owners})
-        return RecipeError(
-            f"{rule} matches no parameter of {view.model}",
-            where="rules",
-            value=rule.module_type,
-            choices=near(rule.module_type, types) or tuple(types),
-        )
-    tied = [p for p in view.parameters.values() if p.tied_to and p.role in rule.role]
-    if tied:
-        return RecipeError(
-            f"{rule} matches no tensor of its own: {tied[0].name} is tied to {tied[0].tied_to}, "
-            "under which it is planned",
-            where="rules",
-            fix=f"write the rule for {tied[0].tied_to}, or untie the two",
-        )
-    roles = sorted({parameter.role for parameter in view.owners})
-    return RecipeError(
-        f"{rule} matches no parameter of {view.model}, which has these roles",
-        where="rules",
-        choices=roles,
-    )
+        if len(matched) < 4:
+            told += f"; {key} alone matches {', '.join(one.name for one in matched)}"
+        else:
+            told += f"; {key} alone matches {len(matched)}, such as {matched[0].name}"
+    return RecipeError(told, where="rules", fix="leave one of its conditions out")
+
+
+def _tied(rule: Rule, view: ModelView) -> RecipeError | None:
+    """A rule for another name of a tensor, or for the role that it has under that name."""
+    names = (rule.name, rule.regex)
+    for one in view.parameters.values():
+        by_role = one.role in rule.role and names == (None, None)
+        if one.tied_to is not None and (by_role or one.name in names):
+            return RecipeError(
+                f"{rule} matches no tensor of its own: {one.name} is tied to {one.tied_to}, "
+                "under which it is planned",
+                where="rules",
+                fix=f"write the rule for {one.tied_to}, or untie the two",
+            )
+    return None
+
+
+def _near(key: str, text: str, view: ModelView) -> Sequence[str]:
+    """What a condition that matches nothing may have meant."""
+    if key == "module_type":
+        types = sorted({one.module_type for one in view.owners})
+        return near(text, types) or types
+    if key == "role":
+        return sorted({one.role for one in view.owners})
+    names = [one.name for one in view.owners]
+    if "*" not in text:
+        return near(text, names) or names[:3]
+    parts = len(text.rpartition("*")[2].lstrip(".").split("."))
+    ends = ["*." + ".".join(name.split(".")[-parts:]) for name in names if name.count(".") >= parts]
+    return near(text, ends) or near(text, names) or names[:3]

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from rich.console import RenderableType
+
 from initium._plan.plan import Entry, Plan
-from initium._plan.table import spec_text
-from initium._tables import fold, number, render, shape_text, table
+from initium._plan.table import rate_text, spec_text
+from initium._tables import fold, legend, number, render, shape_text, table
+from initium.spec import Spec, Value
 
 __all__ = ["PlanDiff", "diff"]
 
@@ -34,40 +37,41 @@ class PlanDiff:
     def __str__(self) -> str:
         if not self:
             return "no difference"
-        lines = [
+        parts: list[RenderableType] = [
             f"{key}: {old} -> {new}" for key, (old, new) in self.settings.items() if key != "needs"
         ]
-        lines += self._needs()
-        rows = []
-        for sign, entries in (("-", self.removed), ("+", self.added)):
-            for group in fold((name, (e.spec, e.shape)) for name, e in entries.items()):
-                entry = entries[group.names[0]]
-                rows.append((sign, group.pattern, _told(entry, entry), number(entry.std)))
-        keyed = (
-            (name, tuple(_facts(entry) for entry in pair)) for name, pair in self.changed.items()
-        )
-        for group in fold(keyed):
-            before, after = self.changed[group.names[0]]
-            rows.append(
-                (
-                    "~",
-                    group.pattern,
-                    f"{_told(before, after)} -> {_told(after, before)}",
-                    f"{number(before.std)} -> {number(after.std)}",
-                )
-            )
-        if not rows:
-            return "\n".join(lines)
-        body = render(table(("", "name", "spec", "std"), rows))
-        return "\n".join([*lines, *([""] if lines else []), body])
+        if needs := self._needs():
+            parts.append(legend(needs, justify="left"))
+        if rows := self._rows():
+            parts += ["", table(("", "name", "what", "std"), rows)]
+        return render(*parts).lstrip("\n")
 
-    def _needs(self) -> list[str]:
+    def _rows(self) -> list[tuple[str, str, str, str]]:
+        """A line for each distinct change, repeated blocks folded."""
+        told = {
+            name: ("-", spec_text(entry.spec), number(entry.std))
+            for name, entry in self.removed.items()
+        }
+        told |= {
+            name: ("+", spec_text(entry.spec), number(entry.std))
+            for name, entry in self.added.items()
+        }
+        for name, (before, after) in self.changed.items():
+            stds = dict.fromkeys((number(before.std), number(after.std)))
+            told[name] = ("~", "\n".join(_changes(before, after)), " -> ".join(stds))
+        rows = []
+        for group in fold(told.items()):
+            sign, what, std = told[group.names[0]]
+            rows.append((sign, group.pattern, what, std))
+        return rows
+
+    def _needs(self) -> list[tuple[str, str]]:
         """What is no longer needed outside the weights, and what is now."""
         old, new = self.settings.get("needs", ((), ()))
         assert isinstance(old, tuple)
         assert isinstance(new, tuple)
-        gone = [f"- needs {need}" for need in old if need not in new]
-        return gone + [f"+ needs {need}" for need in new if need not in old]
+        gone = [("-", f"needs {need}") for need in old if need not in new]
+        return gone + [("+", f"needs {need}") for need in new if need not in old]
 
 
 def diff(before: Plan, after: Plan) -> PlanDiff:
@@ -101,16 +105,40 @@ def _facts(entry: Entry) -> tuple[object, ...]:
     )
 
 
-def _told(entry: Entry, other: Entry) -> str:
-    told = [spec_text(entry.spec)]
-    if entry.shape != other.shape:
-        told.append(shape_text(entry.shape))
-    if entry.dtype != other.dtype:
-        told.append(entry.dtype)
-    if entry.lr != other.lr:
-        told.append(f"lr x{number(entry.lr)}")
-    if entry.persistent != other.persistent:
-        told.append("persistent" if entry.persistent else "not persistent")
-    if entry.aliases != other.aliases:
-        told.append(f"tied to {', '.join(entry.aliases)}" if entry.aliases else "untied")
-    return " ".join(told)
+def _changes(before: Entry, after: Entry) -> list[str]:
+    """What differs between two entries, each as ``before -> after``."""
+    told = []
+    if before.spec != after.spec:
+        told.append(_both(*_specs(before.spec, after.spec)))
+    if before.shape != after.shape:
+        told.append(_both(shape_text(before.shape), shape_text(after.shape)))
+    if before.dtype != after.dtype:
+        told.append(_both(before.dtype, after.dtype))
+    if before.lr != after.lr:
+        told.append(_both(rate_text(before.lr), f"x{number(after.lr)}"))
+    if before.persistent != after.persistent:
+        kinds = [
+            "persistent" if entry.persistent else "not persistent" for entry in (before, after)
+        ]
+        told.append(_both(*kinds))
+    if before.aliases != after.aliases:
+        ties = [
+            f"tied to {', '.join(entry.aliases)}" if entry.aliases else "not tied"
+            for entry in (before, after)
+        ]
+        told.append(_both(*ties))
+    return told
+
+
+def _specs(before: Spec, after: Spec) -> tuple[str, str]:
+    """Both specs, with as many digits as it takes to tell them apart."""
+    short = spec_text(before), spec_text(after)
+    if short[0] != short[1]:
+        return short
+    if isinstance(before, Value):
+        return short[0], "other values"
+    return str(before), str(after)
+
+
+def _both(before: str, after: str) -> str:
+    return f"{before} -> {after}"

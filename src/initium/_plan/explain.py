@@ -9,10 +9,10 @@ import textwrap
 from rich.console import RenderableType
 
 from initium._plan.recipe import Recipe, parse_recipe
+from initium._plan.reference import reference
 from initium._scheme.schemes import SCHEMES
 from initium._tables import legend, render, table, width_of
 from initium.errors import RecipeError, near
-from initium.spec import Spec
 
 __all__ = ["explain"]
 
@@ -33,7 +33,8 @@ def explain(text: str) -> str:
     """Formula, when to use it, source, known divergences and rules of a recipe or scheme.
 
     Args:
-        text: the name of a recipe or scheme, with or without arguments, or a recipe file.
+        text: the name of a recipe or scheme, with or without arguments, or a recipe file; ``rules``
+            for all that a rule may say.
 
     Raises:
         RecipeError: neither a recipe nor a scheme; the message names those most like it.
@@ -44,6 +45,9 @@ def explain(text: str) -> str:
     """
     from initium.recipes import RECIPES
 
+    if text.strip() == "rules":
+        lines = reference().rstrip("\n").split("\n")
+        return "\n".join(line if line.startswith("    ") else _filled(line) for line in lines)
     if text.endswith((".yaml", ".yml")):
         return _rules(parse_recipe(text))
     name, bracket, arguments = text.partition("(")
@@ -55,7 +59,7 @@ def explain(text: str) -> str:
             "is neither a recipe nor a scheme",
             where="explain",
             value=text,
-            choices=near(name, [*known, *ALIASES]) or tuple(known),
+            choices=near(name, [*known, *ALIASES, "rules"]) or tuple(known),
         )
     parts = []
     if name in RECIPES:
@@ -115,10 +119,7 @@ def _indent(line: str) -> int:
 
 def _rules(recipe: Recipe) -> str:
     """The rules in order, and what the recipe needs besides."""
-    rows = []
-    for rule in recipe.rules:
-        action = str(rule.action) if isinstance(rule.action, (str, Spec)) else "calculated"
-        rows.append((rule.condition.replace("|", " "), action, rule.reason))
+    rows = [(rule.condition.replace("|", " "), rule.start, rule.reason) for rule in recipe.rules]
     parts: list[RenderableType] = [
         f"Rules of {recipe}, in order; the first that matches decides:",
         "",

@@ -104,6 +104,7 @@ def _to_data(plan: Plan) -> dict[str, Any]:
         "recipe": plan.recipe,
         "seed": plan.seed,
         **({"needs": needs} if needs else {}),
+        **({"notes": list(plan.notes)} if plan.notes else {}),
         "entries": entries,
     }
 
@@ -152,7 +153,7 @@ class _Reader:
                 version,
                 f"use a file of version {VERSION}, or the initium that wrote this one",
             )
-        self.keys(data, HEADER, (*HEADER, "needs"), "the plan")
+        self.keys(data, HEADER, (*HEADER, "needs", "notes"), "the plan")
         if self.integer(data, "stream") != stream.VERSION:
             raise self.error(
                 data,
@@ -171,6 +172,7 @@ class _Reader:
             model=self.string(data, "model"),
             stream=int(data["stream"]),
             needs=self.needs(data) if "needs" in data else (),
+            notes=self.strings(data, "notes", "") if "notes" in data else (),
         )
 
     def needs(self, data: Mapping[Any, Any]) -> tuple[Need, ...]:
@@ -200,9 +202,7 @@ class _Reader:
         for size in shape:
             if not isinstance(size, int) or isinstance(size, bool) or size < 0:
                 raise self.error(data, "shape", "must hold sizes", list(shape), AGAIN, name)
-        aliases = self.sequence(data, "aliases", name) if "aliases" in data else ()
-        if not all(isinstance(alias, str) for alias in aliases):
-            raise self.error(data, "aliases", "must hold names", list(aliases), AGAIN, name)
+        aliases = self.strings(data, "aliases", name) if "aliases" in data else ()
         role = self.string(data, "role", name)
         if role not in (*ROLES, BUFFER):
             choices = near(role, (*ROLES, BUFFER))
@@ -222,7 +222,7 @@ class _Reader:
             role=role,
             reason=self.string(data, "reason", name),
             evidence=self.string(data, "evidence", name) if "evidence" in data else "",
-            aliases=tuple(str(alias) for alias in aliases),
+            aliases=aliases,
             lr=self.number(data, "lr", name) if "lr" in data else 1.0,
             persistent=self.boolean(data, "persistent", name) if "persistent" in data else True,
         )
@@ -277,6 +277,13 @@ class _Reader:
         if not isinstance(data[key], list):
             raise self.error(data, key, "must be a list", data[key], AGAIN, of)
         return tuple(data[key])
+
+    def strings(self, data: Mapping[Any, Any], key: str, of: str) -> tuple[str, ...]:
+        """A list of strings, as a tuple."""
+        found = self.sequence(data, key, of)
+        if not all(isinstance(item, str) for item in found):
+            raise self.error(data, key, "must hold text", list(found), AGAIN, of)
+        return tuple(str(item) for item in found)
 
     def error(
         self, data: object, key: object, what: str, value: object, fix: str, of: str = ""

@@ -85,6 +85,7 @@ class Plan:
         model: the class name of the model.
         stream: the version of the random stream.
         needs: what the recipe needs outside the weights.
+        notes: what a reader has to know, such as that the recipe is for another kind of model.
 
     Example:
         >>> import torch, initium
@@ -99,6 +100,7 @@ class Plan:
     model: str = ""
     stream: int = field(default=stream.VERSION)
     needs: tuple[Need, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "entries", MappingProxyType(dict(self.entries)))

@@ -16,10 +16,11 @@ from initium._text import Call, format_number, parse_call
 from initium._types import ModelView
 from initium.errors import RecipeError, SpecError, near
 
-__all__ = ["Recipe", "parse_recipe", "recipe_text"]
+__all__ = ["Needs", "Recipe", "Suits", "parse_recipe", "recipe_text"]
 
 
 Needs: TypeAlias = tuple[Need, ...] | Callable[[ModelView], tuple[Need, ...]]
+Suits: TypeAlias = Callable[[ModelView], str | None]
 
 
 @dataclass(frozen=True)
@@ -30,17 +31,25 @@ class Recipe:
         text: the text that gives this recipe back, such as ``"he"`` or ``"normal(0.02)"``.
         rules: the rules, most specific first.
         needs: what it needs outside the weights, or a function of the model that says so.
+        suits: a function of the model that says in a sentence that it is not of the kind that the
+            recipe was published for, or ``None``; the plan carries it as a note.
         own: how many of the first rules are a user's own: each must decide something.
     """
 
     text: str
     rules: tuple[Rule, ...]
     needs: Needs = ()
+    suits: Suits | None = None
     own: int = 0
 
     def needed(self, model: ModelView) -> tuple[Need, ...]:
         """What this model needs outside its weights under this recipe."""
         return self.needs(model) if callable(self.needs) else self.needs
+
+    def noted(self, model: ModelView) -> tuple[str, ...]:
+        """What a reader of this model's plan has to know, as sentences."""
+        told = self.suits(model) if self.suits is not None else None
+        return (told,) if told else ()
 
     @property
     def name(self) -> str:

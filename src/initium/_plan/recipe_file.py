@@ -5,45 +5,57 @@
     recipe: mine
     summary: Small residual branches, everything else derived.
     rules:
-      - {role: attn_out, writes: true, spec: "normal(0.02 / sqrt(2 * layers))", why: As in GPT-2.}
+      - {role: attn_out, spec: "normal(0.02 / sqrt(2 * layers))", reason: As in GPT-2.}
       - {name: "*.score.weight", spec: zeros, optional: true}
     base: auto
     needs:
       - {what: residual multiplier, value: 0.5, where: every branch, who: model code}
 
-The first rule that matches decides. A rule that decides nothing is an error unless it is
-``optional``. Without ``base`` a parameter that no rule matches is an error. Reading runs no code.
-Not covered: predicates and functions, which need a recipe in Python.
+The keys of a rule are fields of :class:`initium.Rule`. The first that matches decides. One that
+decides nothing is an error unless it is ``optional``. Without ``base`` a parameter that no rule
+matches is an error. Reading runs no code. Not covered: predicates and functions, which need a
+recipe in Python.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from initium._plan.needs import Need
 from initium._plan.recipe import Recipe, parse_recipe
-from initium._plan.rules import Rule
+from initium._plan.rules import Rule, check_rule
 from initium._plan.yaml import parse_yaml, place
 from initium._types import ModelView
 from initium.errors import InitiumError, RecipeError, near
 
-__all__ = ["read_recipe"]
+__all__ = ["KEYS", "NEED_KEYS", "RULE_KEYS", "read_recipe"]
 
 KEYS = ("recipe", "summary", "rules", "base", "needs")
-CONDITIONS = {
+RULE_KEYS: Mapping[str, tuple[type, ...]] = {
     "role": (str, list),
     "name": (str,),
     "regex": (str,),
-    "type": (str,),
+    "module_type": (str,),
     "writes": (bool,),
     "tied": (bool,),
+    "spec": (str,),
+    "lr": (int, float, str),
+    "reason": (str,),
     "optional": (bool,),
 }
-KINDS = {str: "text", list: "a list", bool: "true or false"}
-RULE_KEYS = (*CONDITIONS, "spec", "lr", "why")
-NEED_KEYS = {"what": (str,), "value": (str, int, float), "where": (str,), "who": (str,)}
+"""What each key of a rule may hold; the keys are fields of :class:`Rule`."""
+KINDS = {str: "text", list: "a list", bool: "true or false", int: "a number"}
+NEED_KEYS: Mapping[str, tuple[type, ...]] = {
+    "what": (str,),
+    "value": (str, int, float),
+    "where": (str,),
+    "who": (str,),
+}
+SAME = {"type": "module_type", "why": "reason", "action": "spec"}
+"""Words that are near in meaning and not in letters, for the message."""
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -89,7 +101,13 @@ def read_recipe(path: str | Path) -> Recipe:
     def needed(model: ModelView) -> tuple[Need, ...]:
         return (*own, *base.needed(model))
 
-    return Recipe(str(path), (*rules, *base.rules), needed if base.needs else own, own=len(rules))
+    return Recipe(
+        str(path),
+        (*rules, *base.rules),
+        needed if base.needs else own,
+        suits=base.suits,
+        own=len(rules),
+    )
 
 
 def _base(data: Mapping[Any, Any], path: Path) -> Recipe:
@@ -113,36 +131,32 @@ def _rule(data: object, path: Path, whole: Mapping[Any, Any]) -> Rule:
             where=place(path, data, None),
             fix='write spec: "normal(0.02)"',
         )
-    for key, kinds in CONDITIONS.items():
-        if key in data and not isinstance(data[key], kinds):
-            raise RecipeError(
-                f"{key} must be {' or '.join(KINDS[kind] for kind in kinds)}",
-                where=place(path, data, key),
-                value=data[key],
-            )
-    role = data.get("role", ())
-    rate = data.get("lr", 1.0)
-    if isinstance(rate, bool) or not isinstance(rate, (str, int, float)):
-        raise RecipeError(
-            "must be a number or a formula", where=place(path, data, "lr"), value=rate
-        )
+    given = {key: _value(data, key, kinds, path) for key, kinds in RULE_KEYS.items() if key in data}
+    where = place(path, data, None)
     try:
-        return Rule(
-            _text(data, "spec", path),
-            role=role if isinstance(role, str) else tuple(str(item) for item in role),
-            name=data.get("name"),
-            regex=data.get("regex"),
-            module_type=data.get("type"),
-            writes=data.get("writes"),
-            tied=data.get("tied"),
-            lr=rate if isinstance(rate, str) else float(rate),
-            reason=_text(data, "why", path) if "why" in data else "",
-            optional=bool(data.get("optional", False)),
-        )
+        rule = Rule(**given)  # type: ignore[arg-type]
+        check_rule(rule)
     except InitiumError as error:
         if str(error).startswith(str(path)):
             raise
-        raise RecipeError(str(error), where=place(path, data, None)) from error
+        raise RecipeError(str(error), where=where) from error
+    return replace(rule, place=where)
+
+
+def _value(data: Mapping[Any, Any], key: str, kinds: tuple[type, ...], path: Path) -> object:
+    """What a key holds, without the types that the YAML reader adds."""
+    value = data[key]
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        told = " or ".join(KINDS[kind] for kind in kinds if kind in KINDS)
+        quotes = "put it in quotes" if kinds == (str,) else None
+        raise RecipeError(
+            f"{key} must be {told}", where=place(path, data, key), value=value, fix=quotes
+        )
+    if isinstance(value, list):
+        return tuple(str(item) for item in value)
+    if isinstance(value, (bool, int, float)):
+        return value if isinstance(value, bool) else float(value)
+    return str(value)
 
 
 def _need(data: object, path: Path, whole: Mapping[Any, Any]) -> Need:
@@ -174,7 +188,7 @@ def _text(data: Mapping[Any, Any], key: str, path: Path) -> str:
     return str(data[key])
 
 
-def _known(data: Mapping[Any, Any], known: tuple[str, ...], path: Path, of: str) -> None:
+def _known(data: Mapping[Any, Any], known: Collection[str], path: Path, of: str) -> None:
     for key in data:
         if key not in known:
             if str(key).count(")") > str(key).count("("):
@@ -184,9 +198,10 @@ def _known(data: Mapping[Any, Any], known: tuple[str, ...], path: Path, of: str)
                     value=key,
                     fix='put the whole of it in quotes, as in spec: "uniform(-0.1, 0.1)"',
                 )
+            alike = SAME.get(str(key), str(key))
             raise RecipeError(
                 f"{of} has an unknown key",
                 where=place(path, data, key),
                 value=key,
-                choices=near(str(key), known) or known,
+                choices=near(alike, known, 1) or known,
             )

@@ -1,8 +1,9 @@
 """Rules: which parameters, and what becomes of them.
 
 A rule matches by role, by a glob or a regular expression over the canonical name, by module type,
-by what the parameter does, by any predicate, or by several of these at once. Its action is a spec,
-a formula for one, the text of a recipe, or a function of the parameter and its model.
+by what the parameter does, by any predicate, or by several of these at once. It gives a spec, a
+formula for one, what a recipe says, or what a function of the parameter and its model returns. The
+names of its fields are those of the views, of the entries of a plan, and of a recipe's file.
 
 Rules look at *logical* matrices: one for ``attn_v`` also decides the v block of a fused q, k, v,
 unless a rule that matches the whole parameter stands before it.
@@ -12,11 +13,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from inspect import getdoc
 from math import inf
 from numbers import Real
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from initium._plan.formula import Formula
 from initium._plan.layout import Piece, per_matrix, pieces, put_together
@@ -27,7 +29,17 @@ from initium.errors import RecipeError, near
 from initium.spec import Blocks, Keep, Spec, Value
 from initium.spec.text import SPECS
 
-__all__ = ["Action", "Choice", "Rule", "Scheme", "decide", "read_rules"]
+__all__ = [
+    "CONDITIONS",
+    "Action",
+    "Choice",
+    "Rule",
+    "Scheme",
+    "check_rule",
+    "decide",
+    "formula",
+    "read_rules",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +52,10 @@ class Choice:
 
 
 Scheme: TypeAlias = Callable[[ParameterView, ModelView], Choice | Spec]
+_Scheme = TypeVar("_Scheme", bound=Callable[..., "Choice | Spec"])
 Action: TypeAlias = Spec | str | Scheme
+CONDITIONS = ("role", "name", "regex", "module_type", "writes", "tied", "when")
+"""The fields of a rule that say what it matches; ``when`` only in Python."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +63,10 @@ class Rule:
     """One rule; the conditions that are given must all hold, and without any it matches everything.
 
     Attributes:
-        action: a spec, its text or a formula for it (``"normal(0.02 / sqrt(2 * layers))"``, in the
+        spec: a spec, its text or a formula for it (``"normal(0.02 / sqrt(2 * layers))"``, in the
             variables of :data:`~initium._plan.places.VARIABLES`, for each logical matrix), the text
-            of a recipe (``"he"``), or a function ``(parameter, model) -> Choice | Spec``.
+            of a recipe (``"he"``), or a function ``(parameter, model) -> Choice | Spec``, whose
+            docstring begins with its formula or a sentence.
         role: one role or several.
         name: a glob over the whole canonical name, such as ``"*.attn.c_proj.weight"``.
         regex: a regular expression that must match the whole canonical name.
@@ -61,9 +77,10 @@ class Rule:
         lr: multiplier of the learning rate, a number or a formula.
         reason: why, as one sentence; recorded in the plan.
         optional: among one's own rules, whether it may decide nothing; otherwise that is an error.
+        place: the file and line that it was read from, for messages.
 
     Raises:
-        RecipeError: an unknown role, a regular expression that cannot be read, or an action that is
+        RecipeError: an unknown role, a regular expression that cannot be read, or a spec that is
             none of the above.
 
     Example:
@@ -71,7 +88,7 @@ class Rule:
         ('head',)
     """
 
-    action: Action
+    spec: Action
     role: str | tuple[str, ...] = ()
     name: str | None = None
     regex: str | None = None
@@ -82,6 +99,7 @@ class Rule:
     lr: float | str = 1.0
     reason: str = ""
     optional: bool = False
+    place: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         roles = (self.role,) if isinstance(self.role, str) else tuple(self.role)
@@ -111,11 +129,11 @@ class Rule:
             raise RecipeError(
                 "is not a number of 0 or more, nor a formula", where="rule: lr", value=self.lr
             )
-        if not isinstance(self.action, (Spec, str)) and not callable(self.action):
+        if not isinstance(self.spec, (Spec, str)) and not callable(self.spec):
             raise RecipeError(
-                "the action of a rule must be a spec, the text of a spec or recipe, or a function",
+                "the spec of a rule must be a spec, the text of a spec or recipe, or a function",
                 where="rule",
-                value=self.action,
+                value=self.spec,
             )
 
     def matches(self, view: ParameterView) -> bool:
@@ -135,24 +153,56 @@ class Rule:
         """What it matches, as text."""
         roles = "a matrix" if {*self.role, "lora_a", "lora_b"} >= MATRIX_ROLES else None
         told = [f"role={roles or '|'.join(self.role)}"] if self.role else []
-        for key in ("name", "regex", "module_type", "writes", "tied"):
+        for key in CONDITIONS[1:-1]:
             if (value := getattr(self, key)) is not None:
                 told.append(f"{key}={value}")
         if self.when is not None:
-            told.append(f"when={getattr(self.when, '__name__', 'predicate').strip('<>')}")
+            told.append(f"when={_name(self.when)}")
         return ", ".join(told) or "every parameter"
 
+    @property
+    def start(self) -> str:
+        """What it gives, as text; of a function the first paragraph of its docstring.
+
+        Example:
+            >>> Rule("normal(0.02 / sqrt(2 * layers))").start
+            'normal(0.02 / sqrt(2 * layers))'
+        """
+        if isinstance(self.spec, (str, Spec)):
+            return str(self.spec)
+        told = (getdoc(self.spec) or "").partition("\n\n")[0]
+        return " ".join(told.split()).rstrip(".") or f"{_name(self.spec)}(parameter, model)"
+
     def __str__(self) -> str:
-        return f"rule({self.condition})"
+        return f"rule({self.condition}{f'; {self.place}' if self.place else ''})"
+
+
+def formula(text: str) -> Callable[[_Scheme], _Scheme]:
+    """Tell what a function calculates, where that depends on the arguments of its recipe.
+
+    Example:
+        >>> Rule(formula("constant(3)")(lambda view, model: Constant(3.0))).start
+        'constant(3)'
+    """
+
+    def named(scheme: _Scheme) -> _Scheme:
+        scheme.__doc__ = text
+        return scheme
+
+    return named
+
+
+def _name(function: object) -> str:
+    return getattr(function, "__name__", "function").strip("<_>")
 
 
 def read_rules(rules: Iterable[object] | Mapping[str, Action] | None) -> tuple[Rule, ...]:
-    """Rules as given, or from a mapping of patterns to actions.
+    """Rules as given, or from a mapping of patterns to specs, formulas or recipes.
 
     A pattern is a glob over the canonical name, ``role:NAME``, ``type:GLOB`` or ``re:REGEX``.
 
     Raises:
-        RecipeError: something that is not a rule.
+        RecipeError: something that is not a rule, or a spec that cannot be read.
 
     Example:
         >>> [str(rule) for rule in read_rules({"role:head": "zeros", "*.bias": "zeros"})]
@@ -161,7 +211,7 @@ def read_rules(rules: Iterable[object] | Mapping[str, Action] | None) -> tuple[R
     if rules is None:
         return ()
     if isinstance(rules, Mapping):
-        return tuple(_from_pattern(pattern, action) for pattern, action in rules.items())
+        rules = [_from_pattern(pattern, spec) for pattern, spec in rules.items()]
     found = []
     for rule in rules:
         if not isinstance(rule, Rule):
@@ -169,21 +219,30 @@ def read_rules(rules: Iterable[object] | Mapping[str, Action] | None) -> tuple[R
                 "is not a rule",
                 where="rules",
                 value=rule,
-                fix='pass Rule(action, role=...) or a mapping such as {"*.bias": "zeros"}',
+                fix='pass Rule(spec, role=...) or a mapping such as {"*.bias": "zeros"}',
             )
+        check_rule(rule)
         found.append(rule)
     return tuple(found)
 
 
-def _from_pattern(pattern: str, action: Action) -> Rule:
+def check_rule(rule: Rule) -> None:
+    """Raise RecipeError if the text of a rule's spec cannot be read, before there is any model."""
+    if isinstance(rule.spec, str):
+        read = _read(rule.spec, rule)
+        if isinstance(read, Formula) and not read.variables:
+            read.spec({})
+
+
+def _from_pattern(pattern: str, spec: Action) -> Rule:
     kind, colon, rest = pattern.partition(":")
     if colon and kind == "role":
-        return Rule(action, role=rest)
+        return Rule(spec, role=rest)
     if colon and kind == "type":
-        return Rule(action, module_type=rest)
+        return Rule(spec, module_type=rest)
     if colon and kind == "re":
-        return Rule(action, regex=rest)
-    return Rule(action, name=pattern)
+        return Rule(spec, regex=rest)
+    return Rule(spec, name=pattern)
 
 
 def decide(
@@ -194,7 +253,7 @@ def decide(
     Each block of a fused matrix is decided by itself, as the matrix that it is.
 
     Raises:
-        RecipeError: an action that is neither a spec, a formula nor a recipe.
+        RecipeError: a text that is neither a spec, a formula nor a recipe.
     """
     parts = pieces(view)
     first = [_first(rules, view, piece) for piece in parts] or [_first(rules, view)]
@@ -239,16 +298,16 @@ def _together(view: ParameterView, made: Sequence[tuple[Piece, Choice]]) -> Choi
 
 
 def _act(rule: Rule, view: ParameterView, model: ModelView) -> Choice | None:
-    action = _read_action(rule.action, rule) if isinstance(rule.action, str) else rule.action
-    if isinstance(action, tuple):
-        found, _ = decide(action, view, model)
+    spec = _read(rule.spec, rule) if isinstance(rule.spec, str) else rule.spec
+    if isinstance(spec, tuple):
+        found, _ = decide(spec, view, model)
         if found is None:
             return None
         rate = found.lr if rule.lr == 1.0 else _rate(rule, view, model)
         return Choice(found.spec, rule.reason or found.reason, rate)
-    if isinstance(action, Formula):
-        return _calculated(action, rule, view, model)
-    result = _whole(action, view) if isinstance(action, Spec) else action(view, model)
+    if isinstance(spec, Formula):
+        return _calculated(spec, rule, view, model)
+    result = _whole(spec, view) if isinstance(spec, Spec) else spec(view, model)
     if isinstance(result, Spec):
         result = Choice(result, rule.reason or f"as {rule} says")
     if not isinstance(result, Choice):
@@ -274,7 +333,6 @@ def _calculated(formula: Formula, rule: Rule, view: ParameterView, model: ModelV
                 {**place, "fan_in": matrix.fan_in, "fan_out": matrix.fan_out, "gain": matrix.gain}
             ),
         )
-        rate = _rate(rule, view, model)
     except RecipeError as error:
         raise RecipeError(f"{rule}: {error}", where=view.name) from None
     told = ", ".join(
@@ -283,7 +341,7 @@ def _calculated(formula: Formula, rule: Rule, view: ParameterView, model: ModelV
     reason = rule.reason or f"as {rule} says"
     if formula.variables:
         reason = f"{reason.rstrip('.')}: {formula.text}{f', {told}' if told else ''}."
-    return Choice(spec, reason, rate)
+    return Choice(spec, reason, _rate(rule, view, model))
 
 
 def _rate(rule: Rule, view: ParameterView, model: ModelView) -> float:
@@ -291,9 +349,11 @@ def _rate(rule: Rule, view: ParameterView, model: ModelView) -> float:
     if not isinstance(rule.lr, str):
         return float(rule.lr)
     fans = {"fan_in": float(view.fan_in or 1), "fan_out": float(view.fan_out or 1)}
-    rate = Formula(rule.lr, is_number=True).number(
-        {**variables(view, model), **fans, "gain": view.gain}
-    )
+    values = {**variables(view, model), **fans, "gain": view.gain}
+    try:
+        rate = Formula(rule.lr, is_number=True).number(values)
+    except RecipeError as error:
+        raise RecipeError(f"{rule}: {error}", where=view.name) from None
     if not 0 <= rate < inf:
         raise RecipeError(
             "is not a learning rate of 0 or more", where=view.name, value=f"{rule.lr} = {rate}"
@@ -301,7 +361,7 @@ def _rate(rule: Rule, view: ParameterView, model: ModelView) -> float:
     return rate
 
 
-def _read_action(text: str, rule: Rule) -> Formula | tuple[Rule, ...]:
+def _read(text: str, rule: Rule) -> Formula | tuple[Rule, ...]:
     """The rules of the recipe that a text names, else the formula that it is."""
     from initium._plan.recipe import parse_recipe
     from initium.recipes import RECIPES
@@ -315,7 +375,7 @@ def _read_action(text: str, rule: Rule) -> Formula | tuple[Rule, ...]:
     if name not in SPECS:
         known = (*SPECS, *RECIPES)
         raise RecipeError(
-            f"the action of {rule} is neither a spec nor a recipe",
+            f"the spec of {rule} is neither a distribution nor a recipe",
             where="rule",
             value=text,
             choices=near(name, known) or known,

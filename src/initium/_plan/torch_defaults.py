@@ -47,7 +47,7 @@ def _partner_shape(view: ParameterView, model: ModelView) -> tuple[int, ...] | N
 
 
 def _fanned(view: ParameterView, model: ModelView) -> Choice:
-    """U(+-1 / sqrt(fan)), where torch's fan is the product of all dimensions but the first."""
+    """uniform(-1 / sqrt(fan), 1 / sqrt(fan)), fan the product of all dimensions but the first."""
     if _leaf(view) == "bias":
         if view.module_type == "NonDynamicallyQuantizableLinear":
             return Choice(Constant(0.0), "torch zeroes the output bias of MultiheadAttention.")
@@ -67,15 +67,18 @@ def _fanned(view: ParameterView, model: ModelView) -> Choice:
 
 
 def _embedding(view: ParameterView, model: ModelView) -> Choice:
+    """normal(1)."""
     return Choice(Normal(1.0), f"torch's {view.module_type}: N(0, 1).")
 
 
 def _norm(view: ParameterView, model: ModelView) -> Choice:
+    """Weight constant(1), bias constant(0)."""
     value = 1.0 if _leaf(view) == "weight" else 0.0
     return Choice(Constant(value), f"torch's {view.module_type}: weight 1, bias 0.")
 
 
 def _recurrent(view: ParameterView, model: ModelView) -> Choice:
+    """uniform(-1 / sqrt(hidden), 1 / sqrt(hidden))."""
     projection = _leaf(view).startswith("weight_hr")
     hidden = view.shape[1] if projection else view.shape[0] // GATES[view.module_type]
     bound = 1 / math.sqrt(hidden) if hidden else 0.0
@@ -83,6 +86,7 @@ def _recurrent(view: ParameterView, model: ModelView) -> Choice:
 
 
 def _attention(view: ParameterView, model: ModelView) -> Choice:
+    """xavier uniform on the packed weight; biases constant(0)."""
     leaf = _leaf(view)
     if leaf in ("bias_k", "bias_v"):
         fan = view.shape[-1]
@@ -98,6 +102,7 @@ def _attention(view: ParameterView, model: ModelView) -> Choice:
 
 
 def _bilinear(view: ParameterView, model: ModelView) -> Choice:
+    """uniform(-1 / sqrt(in1), 1 / sqrt(in1))."""
     shape = view.shape if _leaf(view) == "weight" else _partner_shape(view, model)
     if shape is None:
         return Choice(Keep(), "torch draws this bias from the fan of a weight that is not here.")

@@ -7,12 +7,13 @@ where the source itself says nothing.
 
 from __future__ import annotations
 
-from initium._plan.recipe import Needs, Recipe
+from initium._plan.recipe import Needs, Recipe, Suits
 from initium._plan.rules import Action, Rule
 from initium._text import format_number
 from initium._types import ParameterView
 from initium.errors import RecipeError
 from initium.recipes._shared import BASICS, MATRICES
+from initium.recipes._suits import lacks_attention, made_for
 from initium.spec import Normal
 
 __all__ = [
@@ -50,6 +51,7 @@ def transformer(
     lr: float | str = 1.0,
     first: tuple[Rule, ...] = (),
     needs: Needs = (),
+    suits: Suits | None = None,
 ) -> Recipe:
     """A recipe for every role from the few things that a published one says.
 
@@ -66,6 +68,7 @@ def transformer(
         lr: the learning rate's multiplier of all matrices but the head.
         first: rules that stand before all of these.
         needs: what it needs outside the weights.
+        suits: for which models it was published; by default those with attention.
     """
     rules = (
         *first,
@@ -99,7 +102,8 @@ def transformer(
             reason=f"{source} names no such matrix: drawn as its input matrices.",
         ),
     )
-    return Recipe(text, rules, needs)
+    made = made_for(text.partition("(")[0], "transformers", lacks_attention)
+    return Recipe(text, rules, needs, suits or made)
 
 
 def _router(action: Action, source: str, lr: float | str) -> Rule:

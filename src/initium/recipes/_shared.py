@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from initium._plan.layout import Matrix, matrices, per_matrix
-from initium._plan.rules import Choice, Rule, decide
+from initium._plan.rules import Choice, Rule, decide, formula
 from initium._scheme import schemes
 from initium._text import format_number
 from initium._types import MATRIX_ROLES, ModelView, ParameterView
@@ -45,6 +45,7 @@ SMALL = 0.02
 
 
 def _neutral(view: ParameterView, model: ModelView) -> Choice:
+    """constant(1), or 0 where the model adds one to it."""
     value = 1.0 if view.neutral is None else view.neutral
     return Choice(Constant(value), "A normalisation starts without scaling.")
 
@@ -59,6 +60,7 @@ def own_constant(view: ParameterView, model: ModelView) -> Choice:
 
 
 def _lora_a(view: ParameterView, model: ModelView) -> Choice:
+    """uniform(-1 / sqrt(fan_in), 1 / sqrt(fan_in))."""
     spec = per_matrix(view, lambda matrix: schemes.kaiming_uniform(matrix.fan_in))
     return Choice(spec, "U(+-1/sqrt(fan_in)) as the LoRA code has it; B starts at zero.")
 
@@ -85,6 +87,7 @@ def _state_space(view: ParameterView, model: ModelView) -> Choice:
 
 
 def _unknown(view: ParameterView, model: ModelView) -> Choice:
+    """normal(0.02) for matrices; vectors keep what their constructor gave them."""
     if len(view.shape) >= 2:
         return Choice(Normal(SMALL), "Its role is unknown: a small, conservative normal.")
     if view.constant is not None:
@@ -94,10 +97,14 @@ def _unknown(view: ParameterView, model: ModelView) -> Choice:
     return Choice(Keep(), "Its role is unknown: it keeps its constructor's values.")
 
 
+def _frozen(view: ParameterView) -> bool:
+    return not view.trainable
+
+
 FROZEN_POSITIONS = Rule(
     "keep",
     role="position",
-    when=lambda view: not view.trainable,
+    when=_frozen,
     reason="A frozen position code keeps the values that its constructor computed.",
 )
 BASICS = (
@@ -113,7 +120,7 @@ BASICS = (
 
 
 def basics(view: ParameterView, model: ModelView) -> Choice:
-    """What :data:`BASICS` makes of a parameter of one of their roles."""
+    """Biases constant(0), norms constant(1), scales as their architecture has them."""
     choice, _ = decide(BASICS, view, model)
     if choice is None:
         raise RecipeError(f"the basics say nothing of the role {view.role}", where=view.name)
@@ -129,7 +136,12 @@ UNSAID = (
 )
 
 
-def matrix_rule(spec_of: Callable[[Matrix], Spec], why: Callable[[ParameterView], str]) -> Rule:
+def matrix_rule(
+    text: str, spec_of: Callable[[Matrix], Spec], why: Callable[[ParameterView], str]
+) -> Rule:
+    """A rule for all matrices; ``text`` is its formula for people."""
+
+    @formula(text)
     def scheme(view: ParameterView, model: ModelView) -> Choice:
         return Choice(per_matrix(view, spec_of), why(view))
 

@@ -13,12 +13,19 @@ from collections.abc import Callable
 from initium._plan.layout import per_matrix
 from initium._plan.needs import Need
 from initium._plan.recipe import Recipe, recipe_text
-from initium._plan.rules import Choice, Rule, Scheme
+from initium._plan.rules import Choice, Rule, Scheme, formula
 from initium._scheme import schemes
 from initium._types import ModelView, ParameterView
 from initium.errors import RecipeError
 from initium.recipes._shared import BASICS, FROZEN_POSITIONS, MATRICES
 from initium.recipes._stacks import Stack, is_cross_attention, stack_of, stacks
+from initium.recipes._suits import (
+    has_norms,
+    has_one_stream,
+    has_streams,
+    lacks_attention,
+    made_for,
+)
 from initium.spec import Normal, Spec
 
 __all__ = ["deepnorm", "subln", "t_fixup"]
@@ -60,6 +67,7 @@ def t_fixup(variant: str = "paper") -> Recipe:
     _known("t_fixup", variant, ("paper", "released"))
 
     def scaled(view: ParameterView, model: ModelView) -> Choice:
+        """xavier uniform x 0.67 N^(-1/4) in an encoder, x (9 N)^(-1/4) in a decoder."""
         stack = stack_of(view, model)
         layers = stack.layers
         decoder = stack.kind == "decoder"
@@ -68,6 +76,7 @@ def t_fixup(variant: str = "paper") -> Recipe:
         return Choice(_xavier(view, factor), f"T-Fixup: xavier x {told}, {stack.kind}.")
 
     def table(view: ParameterView, model: ModelView) -> Choice:
+        """normal((9 N)^(-1/4) / sqrt(width))."""
         layers = _readers(view, model).layers
         spec = Normal((9 * layers) ** -0.25 / math.sqrt(view.shape[-1]))
         told = f"T-Fixup: N(0, 1/{view.shape[-1]}) x (9 x {layers})^(-1/4)."
@@ -86,7 +95,8 @@ def t_fixup(variant: str = "paper") -> Recipe:
         Need("warm-up", "none", "the learning rate's schedule", "training code", T_FIXUP),
         EMBEDDING_SCALE,
     )
-    return Recipe(recipe_text("t_fixup", variant=(variant, "paper")), rules, needs)
+    suits = made_for("t_fixup", "transformers without norms", lacks_attention, has_norms)
+    return Recipe(recipe_text("t_fixup", variant=(variant, "paper")), rules, needs, suits)
 
 
 def deepnorm(variant: str = "paper") -> Recipe:
@@ -144,8 +154,9 @@ def deepnorm(variant: str = "paper") -> Recipe:
         )
         return (*alphas, EMBEDDING_SCALE)
 
-    rules = (*_scaled_rules("DeepNorm", variant, factor), *_rest("DeepNorm"))
-    return Recipe(recipe_text("deepnorm", variant=(variant, "paper")), rules, needs)
+    rules = (*_scaled_rules("DeepNorm", variant, "beta", factor), *_rest("DeepNorm"))
+    suits = made_for("deepnorm", "post-norm transformers", lacks_attention, has_one_stream)
+    return Recipe(recipe_text("deepnorm", variant=(variant, "paper")), rules, needs, suits)
 
 
 def _alpha(stack: Stack) -> float:
@@ -193,8 +204,9 @@ def subln(variant: str = "paper") -> Recipe:
 
     norm = "before attention's output matrix and before the second matrix of the feed-forward"
     needs = (Need("layer norm", "one more", norm, "model code", MAGNETO), EMBEDDING_SCALE)
-    rules = (*_scaled_rules("SubLN", variant, factor), *_rest("SubLN"))
-    return Recipe(recipe_text("subln", variant=(variant, "paper")), rules, needs)
+    rules = (*_scaled_rules("SubLN", variant, "gamma", factor), *_rest("SubLN"))
+    suits = made_for("subln", "pre-norm transformers", lacks_attention, has_streams)
+    return Recipe(recipe_text("subln", variant=(variant, "paper")), rules, needs, suits)
 
 
 # What they share ---------------------------------------------------------------------------------
@@ -228,17 +240,27 @@ def _xavier(view: ParameterView, gain: float, distribution: str = "uniform") -> 
 
 
 def _by_matrix(gain: float, distribution: str = "uniform") -> Scheme:
-    return lambda view, model: _xavier(view, gain, distribution)
+    @formula(f"xavier {distribution}{'' if gain == 1 else ' x 1/sqrt(2)'}")
+    def scheme(view: ParameterView, model: ModelView) -> Spec:
+        return _xavier(view, gain, distribution)
+
+    return scheme
 
 
 def _scaled_rules(
-    name: str, variant: str, factor: Callable[[ParameterView, ModelView], tuple[float, str]]
+    name: str,
+    variant: str,
+    symbol: str,
+    factor: Callable[[ParameterView, ModelView], tuple[float, str]],
 ) -> tuple[Rule, ...]:
     """Values, outputs and feed-forwards times a factor of the depth; queries and keys without."""
     paper = variant == "paper"
     inner = 1.0 if paper else math.sqrt(0.5)
     distribution = "normal" if paper else "uniform"
 
+    drawn = "xavier normal" if paper else "xavier uniform, torch's default in the MLP,"
+
+    @formula(f"{drawn} x {symbol}")
     def scaled(view: ParameterView, model: ModelView) -> Choice:
         times, told = factor(view, model)
         if not paper and view.role in FEED_FORWARD:
@@ -263,6 +285,7 @@ def _rest(name: str) -> tuple[Rule, ...]:
     """Tables and head at 1/sqrt(width), and xavier for what the scheme does not name."""
 
     def table(view: ParameterView, model: ModelView) -> Choice:
+        """normal(1 / sqrt(width))."""
         width = view.shape[-1]
         return Choice(Normal(1 / math.sqrt(width)), f"{name}'s code: N(0, 1/{width}) for tables.")
 

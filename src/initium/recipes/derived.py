@@ -74,6 +74,7 @@ def auto() -> Recipe:
 
 
 def _auto_matrix(view: ParameterView, model: ModelView) -> Choice:
+    """normal(sqrt(gain / fan_in)); / sqrt(branches) where it writes to a residual stream."""
     count = branches(view)
     spec = per_matrix(
         view, lambda matrix: schemes.variance_scaling(matrix.gain / count, matrix.fan_in)
@@ -85,6 +86,7 @@ def _auto_matrix(view: ParameterView, model: ModelView) -> Choice:
 
 
 def _auto_head(view: ParameterView, model: ModelView) -> Choice:
+    """normal(0.2 / sqrt(fan_in)); a head that is tied as its embedding."""
     if view.role == "head" and view.aliases:
         return _tied(view)
     spec = per_matrix(view, lambda matrix: schemes.variance_scaling(LOGIT_STD**2, matrix.fan_in))
@@ -95,6 +97,7 @@ def _auto_head(view: ParameterView, model: ModelView) -> Choice:
 
 
 def _auto_embedding(view: ParameterView, model: ModelView) -> Choice:
+    """normal(1); normal(0.2 / sqrt(width)) if it is tied or used again."""
     if _is_tied(view):
         return _tied(view)
     if any(_is_tied(other) for other in _tables(view, model)):
@@ -133,6 +136,7 @@ def _tables(view: ParameterView, model: ModelView) -> list[ParameterView]:
 
 
 def _auto_position(view: ParameterView, model: ModelView) -> Choice:
+    """Half the std of the embedding; normal(0.02) without one."""
     stds = [
         LOGIT_STD / math.sqrt(other.shape[-1]) if _is_tied(other) else 1.0
         for other in _tables(view, model)
@@ -143,11 +147,13 @@ def _auto_position(view: ParameterView, model: ModelView) -> Choice:
 
 
 def _recurrent_hidden(view: ParameterView, model: ModelView) -> Choice:
+    """orthogonal for each gate."""
     spec = per_matrix(view, lambda matrix: schemes.orthogonal(1.0, matrix.outputs, matrix.batch))
     return Choice(spec, "Orthogonal per gate: the state neither grows nor fades over time.")
 
 
 def _recurrent_input(view: ParameterView, model: ModelView) -> Choice:
+    """normal(sqrt(2 / (fan_in + fan_out))) for each gate."""
     spec = per_matrix(
         view, lambda matrix: schemes.xavier(matrix.fan_in, matrix.fan_out, distribution="normal")
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from initium._plan.formula import Formula
 from initium._plan.recipe import Recipe, recipe_text
-from initium._plan.rules import Scheme
+from initium._plan.rules import Scheme, formula
 from initium._text import format_number
 from initium._types import ModelView, ParameterView
 from initium.errors import RecipeError
@@ -103,11 +103,12 @@ def _uniform(std: str) -> str:
     return f"uniform(-sqrt(3) * {std}, sqrt(3) * {std})"
 
 
-def _table(formula: str) -> Scheme:
+def _table(text: str) -> Scheme:
     """A table drawn as the matrix that it is stored as: fan_in its width, fan_out its rows."""
 
+    @formula(text.format(fan_in="width", fan_out="rows", width="width"))
     def scheme(view: ParameterView, model: ModelView) -> Spec:
         rows, width = view.shape[0], view.shape[-1]
-        return Formula(formula.format(fan_in=width, fan_out=rows, width=width)).spec({})
+        return Formula(text.format(fan_in=width, fan_out=rows, width=width)).spec({})
 
     return scheme

@@ -10,7 +10,7 @@ import math
 
 from initium._plan.needs import Need
 from initium._plan.recipe import Recipe, recipe_text
-from initium._plan.rules import Choice, Rule, Scheme
+from initium._plan.rules import Choice, Rule, Scheme, formula
 from initium._types import ModelView, ParameterView
 from initium.errors import RecipeError
 from initium.recipes._language import one_of, std_text, transformer
@@ -156,6 +156,7 @@ def megatron(
 
 
 def _router_bias(std: float) -> Scheme:
+    @formula(f"normal({std:g}) beside a router, else constant(0)")
     def scheme(view: ParameterView, model: ModelView) -> Choice:
         partner = model.parameters.get(view.partner or "")
         if partner is not None and partner.role == "router":

@@ -74,6 +74,7 @@ def xavier(gain: float = 1.0, distribution: str = "uniform") -> Recipe:
     schemes.xavier(1, 1, gain, distribution)
     text = recipe_text("xavier", gain=(gain, 1.0), distribution=(distribution, "uniform"))
     matrix = matrix_rule(
+        f"{distribution} of std {_times(gain)}sqrt(2 / (fan_in + fan_out))",
         lambda matrix: schemes.xavier(matrix.fan_in, matrix.fan_out, gain, distribution),
         lambda view: f"Xavier: fan_in {fan_text(view)}, fan_out {out_text(view)}.",
     )
@@ -136,7 +137,9 @@ def he(
         distribution=(distribution, "normal"),
         nonlinearity=(nonlinearity, None),
     )
-    return Recipe(text, (matrix_rule(spec_of, why), *BASICS, *UNSAID))
+    told = {"fan_in": "fan_in", "fan_out": "fan_out"}.get(mode, "mean of both fans")
+    rule = matrix_rule(f"{distribution} of std sqrt(gain / {told})", spec_of, why)
+    return Recipe(text, (rule, *BASICS, *UNSAID))
 
 
 def lecun(distribution: str = "normal") -> Recipe:
@@ -157,6 +160,7 @@ def lecun(distribution: str = "normal") -> Recipe:
     """
     schemes.lecun(1, distribution)
     matrix = matrix_rule(
+        f"{distribution} of std 1 / sqrt(fan_in)",
         lambda matrix: schemes.lecun(matrix.fan_in, distribution),
         lambda view: f"LeCun: fan_in {fan_text(view)}.",
     )
@@ -194,7 +198,13 @@ def orthogonal(gain: float | None = None) -> Recipe:
         return f"Orthogonal: {told}."
 
     text = recipe_text("orthogonal", gain=(gain, None))
-    return Recipe(text, (matrix_rule(spec_of, why), *BASICS, *UNSAID))
+    factor = "sqrt(gain)" if gain is None else format_number(gain)
+    rule = matrix_rule(f"orthogonal({factor})", spec_of, why)
+    return Recipe(text, (rule, *BASICS, *UNSAID))
+
+
+def _times(gain: float) -> str:
+    return "" if gain == 1 else f"{format_number(gain)} x "
 
 
 def zeros() -> Recipe:

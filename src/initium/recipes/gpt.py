@@ -10,7 +10,7 @@ import numpy as np
 
 from initium._plan.needs import Need
 from initium._plan.recipe import Recipe, recipe_text
-from initium._plan.rules import Choice, Rule, Scheme
+from initium._plan.rules import Choice, Rule, Scheme, formula
 from initium._types import ModelView, ParameterView
 from initium.recipes._language import FEED_FORWARD, transformer
 from initium.spec import Value
@@ -172,6 +172,7 @@ def nanochat(documented: bool = False) -> Recipe:
 
 
 def _ramp(start: float, stop: float) -> Scheme:
+    @formula(f"from {start:g} to {stop:g} over the blocks")
     def scheme(view: ParameterView, model: ModelView) -> Choice:
         values = np.linspace(start, stop, view.numel).reshape(view.shape)
         return Choice(Value.of(values, view.dtype), f"From {start} to {stop} over the blocks.")

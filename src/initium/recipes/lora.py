@@ -12,6 +12,7 @@ from initium._plan.recipe import Recipe, recipe_text
 from initium._plan.rules import Choice, Rule
 from initium._types import ModelView, ParameterView
 from initium.errors import RecipeError
+from initium.recipes._suits import made_for
 from initium.spec import Complements, Joint
 
 __all__ = ["lora", "lora_gaussian", "lora_orthogonal"]
@@ -29,6 +30,14 @@ TABLES = (
 )
 UP = Rule("constant(0)", role="lora_b", reason="B = 0: the update starts at zero.")
 BASE = Rule("keep", reason="An adapter leaves the weights of the base model as they are.")
+
+
+def _lacks_adapters(model: ModelView) -> str | None:
+    found = any(view.role == "lora_a" or "lora" in view.name for view in model.owners)
+    return None if found else "has no adapters, and nothing of it would change"
+
+
+ADAPTED = made_for("lora", "models with low-rank adapters", _lacks_adapters)
 
 
 def lora() -> Recipe:
@@ -54,7 +63,7 @@ def lora() -> Recipe:
         role="lora_a",
         reason="LoRA: kaiming_uniform with a = sqrt 5",
     )
-    return Recipe("lora", (*TABLES, down, UP, BASE), needs=(SCALING,))
+    return Recipe("lora", (*TABLES, down, UP, BASE), (SCALING,), ADAPTED)
 
 
 def lora_gaussian() -> Recipe:
@@ -73,7 +82,7 @@ def lora_gaussian() -> Recipe:
         'lora_gaussian'
     """
     down = Rule("normal(1 / fan_out)", role="lora_a", reason="LoRA: std 1 / rank")
-    return Recipe("lora_gaussian", (*TABLES, down, UP, BASE), needs=(SCALING,))
+    return Recipe("lora_gaussian", (*TABLES, down, UP, BASE), (SCALING,), ADAPTED)
 
 
 def lora_orthogonal(std: float = 0.1) -> Recipe:
@@ -101,10 +110,12 @@ def lora_orthogonal(std: float = 0.1) -> Recipe:
     law = Complements(std)
 
     def down(view: ParameterView, model: ModelView) -> Choice:
+        """The odd rows of an orthogonal matrix."""
         axis = view.axes.outputs[0] if view.axes else 0
         return Choice(Joint(law, 0, view.name, axis), "LoRA: odd rows of a shared orthogonal Q.")
 
     def up(view: ParameterView, model: ModelView) -> Choice:
+        """The even rows of the same orthogonal matrix."""
         read = [name for name in view.reads if model.parameters[name].role == "lora_a"]
         if len(read) != 1:
             raise RecipeError(
@@ -117,4 +128,4 @@ def lora_orthogonal(std: float = 0.1) -> Recipe:
         return Choice(Joint(law, 1, read[0], axis), "LoRA: even rows of a shared orthogonal Q.")
 
     rules = (*TABLES, Rule(down, role="lora_a"), Rule(up, role="lora_b"), BASE)
-    return Recipe(recipe_text("lora_orthogonal", std=(std, 0.1)), rules, needs=(SCALING,))
+    return Recipe(recipe_text("lora_orthogonal", std=(std, 0.1)), rules, (SCALING,), ADAPTED)

@@ -14,6 +14,7 @@ as *hidden*.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -29,6 +30,7 @@ from initium._types import ModelView, ParameterView
 from initium.errors import RecipeError
 from initium.recipes._shared import BASICS, FROZEN_POSITIONS, MATRICES, basics
 from initium.recipes._stacks import first_matrix
+from initium.recipes._suits import lacks_branches, made_for
 from initium.spec import Normal, Spec, TruncatedNormal
 
 __all__ = ["TABLES", "completep", "mup", "positive", "rates"]
@@ -163,9 +165,10 @@ def completep(
         raise RecipeError("must lie in [0, 1]", where="completep: alpha", value=alpha)
 
     def depths(view: ParameterView, model: ModelView) -> float:
-        if view.trunk is None:
+        standing = view if view.trunk is not None else _writer_beside(view, model)
+        if standing is None:
             return 1.0
-        return variables(view, model).get("layers", base_depth) / base_depth
+        return variables(standing, model).get("layers", base_depth) / base_depth
 
     def slower(view: ParameterView, model: ModelView) -> float:
         return depths(view, model) ** (alpha - 1)
@@ -196,7 +199,7 @@ def completep(
         std=(std, 0.02),
     )
     rules = _rules("CompleteP", base_width, _Flavour(std), slower)
-    return Recipe(text, rules, needs)
+    return Recipe(text, rules, needs, made_for("completep", "residual networks", lacks_branches))
 
 
 # What both share ---------------------------------------------------------------------------------
@@ -228,6 +231,23 @@ def _multiplier(model: ModelView, base_width: int) -> float:
     return (_width(model) or base_width) / base_width
 
 
+NUMBERED = re.compile(r"(.*?\.|)\d+\.")
+
+
+def _writer_beside(view: ParameterView, model: ModelView) -> ParameterView | None:
+    """A residual writer of the same numbered block, for what stands in it and in no branch, such as
+    the norms of a post-norm transformer."""
+    block = NUMBERED.match(view.name)
+    return _writers(model).get(block[0]) if block else None
+
+
+@lru_cache(maxsize=4)
+def _writers(model: ModelView) -> dict[str, ParameterView]:
+    """A residual writer of each numbered block, by what its names begin with."""
+    found = ((NUMBERED.match(view.name), view) for view in model.owners if view.writes_residual)
+    return {block[0]: view for block, view in found if block and view.trunk is not None}
+
+
 def _rules(
     name: str,
     base_width: int,
@@ -237,6 +257,7 @@ def _rules(
     """The rules of muP; ``slower`` multiplies the learning rates of what stands in the blocks."""
 
     def matrix(view: ParameterView, model: ModelView) -> Choice:
+        """normal(s) for input and head, / sqrt(m) for hidden, / m for routers."""
         m, kind = _multiplier(model, base_width), _kind(view, model)
         layers = variables(view, model).get("layers", 1) if flavour.by_depth else 0.5
         deep = math.sqrt(2 * layers) if view.writes_residual else 1.0
@@ -261,12 +282,14 @@ def _rules(
         )
 
     def table(view: ParameterView, model: ModelView) -> Choice:
+        """normal(s), the same at every width."""
         tied = view.aliases or view.uses > 1
         std = flavour.std or (1 / math.sqrt(base_width) if tied else 1.0)
         spec = flavour.spec(std)
         return Choice(spec, f"{name}: input weight, the same at every width.")
 
     def vector(view: ParameterView, model: ModelView) -> Choice:
+        """Biases constant(0), norms constant(1), scales as they are."""
         return replace(basics(view, model), lr=slower(view, model))
 
     return (

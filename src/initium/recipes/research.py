@@ -13,12 +13,20 @@ from collections.abc import Callable
 from initium._plan.layout import Matrix, per_matrix
 from initium._plan.needs import Need
 from initium._plan.recipe import Recipe, recipe_text
-from initium._plan.rules import Choice, Rule, Scheme
+from initium._plan.rules import Choice, Rule, Scheme, formula
 from initium._scheme import schemes
 from initium._text import format_number
 from initium._types import ModelView, ParameterView
 from initium.errors import RecipeError
 from initium.recipes._shared import BASICS, MATRICES, SMALL, UNSAID, gain_text, own_constant
+from initium.recipes._suits import (
+    has_norms,
+    lacks,
+    lacks_attention,
+    lacks_branches,
+    lacks_convolutions,
+    made_for,
+)
 from initium.spec import (
     Constant,
     DeltaOrthogonal,
@@ -48,12 +56,14 @@ BRANCHES_OF_A_BLOCK = 3
 
 
 def _he(view: ParameterView, model: ModelView) -> Choice:
+    """normal(sqrt(gain / fan_in))."""
     spec = per_matrix(view, lambda matrix: schemes.variance_scaling(matrix.gain, matrix.fan_in))
     return Choice(spec, f"He: {gain_text(view)}.")
 
 
 def _left_to_he(paper: str) -> Rule:
     def scheme(view: ParameterView, model: ModelView) -> Choice:
+        """normal(sqrt(gain / fan_in))."""
         return Choice(_he(view, model).spec, f"{paper} says nothing of it: He, {gain_text(view)}.")
 
     return Rule(scheme, role=MATRICES)
@@ -84,6 +94,7 @@ def zero_hadamard() -> Recipe:
     """
 
     def matrix(view: ParameterView, model: ModelView) -> Choice:
+        """Hadamard with more outputs than inputs, else the partial identity."""
         wide = [False]
 
         def spec_of(matrix: Matrix) -> Spec:
@@ -106,7 +117,8 @@ def zero_hadamard() -> Recipe:
         _left_to_he("ZerO"),
         *UNSAID,
     )
-    return Recipe("zero_hadamard", rules)
+    suits = made_for("zero_hadamard", "residual networks", lacks_branches)
+    return Recipe("zero_hadamard", rules, suits=suits)
 
 
 def _plain(view: ParameterView) -> bool:
@@ -135,6 +147,7 @@ def irnn(scale: float = 1.0, std: float = 0.001) -> Recipe:
         'irnn(scale=0.01)'
     """
 
+    @formula(f"identity({format_number(scale)})")
     def hidden(view: ParameterView, model: ModelView) -> Choice:
         return Choice(per_matrix(view, lambda matrix: Identity(scale)), "IRNN: the identity.")
 
@@ -144,7 +157,9 @@ def irnn(scale: float = 1.0, std: float = 0.001) -> Recipe:
         *BASICS,
         Rule(Normal(std), role=(*MATRICES, "embedding", "token", "position"), reason=told),
     )
-    return Recipe(recipe_text("irnn", scale=(scale, 1.0), std=(std, 0.001)), rules)
+    text = recipe_text("irnn", scale=(scale, 1.0), std=(std, 0.001))
+    no_state = lacks("recurrent matrices", "recurrent_hidden")
+    return Recipe(text, rules, suits=made_for("irnn", "recurrent networks", no_state))
 
 
 # Orthogonal: looks linear, delta orthogonal ------------------------------------------------------
@@ -174,6 +189,7 @@ def looks_linear(gain: float = 1.0) -> Recipe:
     """
 
     def mirrored(view: ParameterView, model: ModelView) -> Choice:
+        """Orthogonal, mirrored on the sides where a ReLU stands; else he."""
         axes = _mirrored_axes(view, model)
         unpaired = view.activation == "relu" and 0 not in axes
         if unpaired or not _is_single(view) or any(view.shape[axis] % 2 for axis in axes):
@@ -232,10 +248,12 @@ def delta_orthogonal(gain: float | None = None) -> Recipe:
         return math.sqrt(matrix_gain) if gain is None else gain
 
     def convolution(view: ParameterView, model: ModelView) -> Choice:
+        """Orthogonal at the centre tap."""
         spec = DeltaOrthogonal(factor(view.gain), view.groups)
         return Choice(spec, f"Delta orthogonal: {gain_text(view)}.")
 
     def matrix(view: ParameterView, model: ModelView) -> Choice:
+        """orthogonal."""
         spec = per_matrix(
             view,
             lambda matrix: schemes.orthogonal(factor(matrix.gain), matrix.outputs, matrix.batch),
@@ -248,7 +266,8 @@ def delta_orthogonal(gain: float | None = None) -> Recipe:
         *BASICS,
         *UNSAID,
     )
-    return Recipe(recipe_text("delta_orthogonal", gain=(gain, None)), rules)
+    suits = made_for("delta_orthogonal", "convolutional networks", lacks_convolutions)
+    return Recipe(recipe_text("delta_orthogonal", gain=(gain, None)), rules, suits=suits)
 
 
 def _is_convolution(view: ParameterView) -> bool:
@@ -282,13 +301,15 @@ def rezero(gates: str | None = None) -> Recipe:
     """
 
     def xavier(view: ParameterView, model: ModelView) -> Choice:
+        """xavier uniform."""
         spec = per_matrix(view, lambda matrix: schemes.xavier(matrix.fan_in, matrix.fan_out))
         return Choice(spec, "ReZero: xavier uniform.")
 
     text = recipe_text("rezero", gates=(gates, None))
     rules = (_gate_rule("ReZero", 0.0, gates), Rule(xavier, role=MATRICES), *BASICS, *UNSAID)
     source = "Bachlechner et al. 2020, arXiv:2003.04887"
-    return Recipe(text, rules, needs=_gate_needs("0", gates, source))
+    suits = made_for("rezero", "residual networks", lacks_branches)
+    return Recipe(text, rules, _gate_needs("0", gates, source), suits)
 
 
 def skipinit(alpha: float = 0.0, gates: str | None = None) -> Recipe:
@@ -315,10 +336,12 @@ def skipinit(alpha: float = 0.0, gates: str | None = None) -> Recipe:
     text = recipe_text("skipinit", alpha=(alpha, 0.0), gates=(gates, None))
     rules = (_gate_rule("SkipInit", alpha, gates), Rule(_he, role=MATRICES), *BASICS, *UNSAID)
     source = "De and Smith 2020, arXiv:2002.10444"
-    return Recipe(text, rules, needs=_gate_needs(format_number(alpha), gates, source))
+    suits = made_for("skipinit", "residual networks without norms", lacks_branches, has_norms)
+    return Recipe(text, rules, _gate_needs(format_number(alpha), gates, source), suits)
 
 
 def _gate_rule(paper: str, value: float, gates: str | None) -> Rule:
+    @formula(f"constant({format_number(value)}) for gates, others as they are")
     def scheme(view: ParameterView, model: ModelView) -> Choice:
         if gates is not None or _is_gate(view, model):
             told = f"{paper}: the gate of a residual branch starts at {format_number(value)}."
@@ -427,6 +450,7 @@ def mimetic(
 
     def scores(member: int, other: str) -> Scheme:
         def scheme(view: ParameterView, model: ModelView) -> Choice:
+            """Half of a product near alpha Z + beta I, for each head."""
             axis = view.axes.outputs[0] if view.axes else 0
             law = NearIdentity(alpha_qk, beta_qk, heads or _heads(view, axis))
             key = f"{_pair(view, other, model)} qk"
@@ -441,6 +465,7 @@ def mimetic(
         law = NearIdentity(alpha_vo, -beta_vo)
 
         def scheme(view: ParameterView, model: ModelView) -> Choice:
+            """Half of a product near alpha Z - beta I."""
             sides = (view.axes.inputs if member else view.axes.outputs) if view.axes else (member,)
             key = f"{_pair(view, other, model)} vo"
             told = f"Mimetic: v o near {alpha_vo:g} Z - {beta_vo:g} I."
@@ -458,7 +483,7 @@ def mimetic(
         *BASICS,
         *UNSAID,
     )
-    return Recipe(text, rules)
+    return Recipe(text, rules, suits=made_for("mimetic", "transformers", lacks_attention))
 
 
 def _heads(view: ParameterView, axis: int) -> int:

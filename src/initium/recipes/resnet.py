@@ -21,6 +21,7 @@ from initium._text import format_number
 from initium._types import ModelView, ParameterView
 from initium.recipes._shared import BASICS, MATRICES, UNSAID, basics
 from initium.recipes._stacks import branch_sizes, first_matrix, trunk_branches
+from initium.recipes._suits import has_norms, lacks_branches, lacks_convolutions, made_for
 from initium.spec import Constant, Normal, Spec
 
 __all__ = ["convnext", "fixup", "resnet"]
@@ -38,6 +39,7 @@ def _fan_out(view: ParameterView) -> int:
 
 
 def _he_fan_out(view: ParameterView, model: ModelView) -> Choice:
+    """normal(sqrt(2 / fan_out)), with every output channel whatever the groups."""
     fan = _fan_out(view)
     return Choice(Normal(math.sqrt(2 / fan)), f"He for ReLU, torch's fan_out {fan}.")
 
@@ -72,6 +74,7 @@ def resnet(zero_gamma: bool = False) -> Recipe:
     """
 
     def norm(view: ParameterView, model: ModelView) -> Choice:
+        """constant(1); with zero_gamma 0 where it closes a residual branch."""
         if zero_gamma and view.name in _closing_norms(model):
             return Choice(Constant(0.0), "It closes a residual branch, which starts at zero.")
         value = 1.0 if view.neutral is None else view.neutral
@@ -85,7 +88,8 @@ def resnet(zero_gamma: bool = False) -> Recipe:
         *BASICS,
         *UNSAID,
     )
-    return Recipe(recipe_text("resnet", zero_gamma=(zero_gamma, False)), rules)
+    suits = made_for("resnet", "convolutional networks", lacks_convolutions)
+    return Recipe(recipe_text("resnet", zero_gamma=(zero_gamma, False)), rules, suits=suits)
 
 
 @lru_cache(maxsize=4)
@@ -128,6 +132,7 @@ def convnext(head_init_scale: float = 1.0, layer_scale: float = 1e-6) -> Recipe:
     """
 
     def scale(view: ParameterView, model: ModelView) -> Choice:
+        """Its architecture's constant; layer_scale where it has none yet."""
         if view.constant is not None:
             return Choice(Constant(view.constant), "A scale keeps its architecture's constant.")
         return Choice(Constant(layer_scale), f"Layer scale: {format_number(layer_scale)}.")
@@ -142,11 +147,18 @@ def convnext(head_init_scale: float = 1.0, layer_scale: float = 1e-6) -> Recipe:
             reason=f"ConvNeXt: 0.02 x head_init_scale {format_number(head_init_scale)}.",
         ),
         Rule("normal(0.02)", role=MATRICES, reason="ConvNeXt: N(0, 0.02^2), biases 0."),
-        Rule(scale, role="scale", when=lambda view: view.constant is not None or view.on_meta),
+        Rule(scale, role="scale", when=_has_no_values),
         *BASICS,
         *UNSAID,
     )
-    return Recipe(text, rules)
+    return Recipe(
+        text, rules, suits=made_for("convnext", "convolutional networks", lacks_convolutions)
+    )
+
+
+def _has_no_values(view: ParameterView) -> bool:
+    """Whether it holds one constant or nothing yet, so that none of its own values are lost."""
+    return view.constant is not None or view.on_meta
 
 
 def fixup() -> Recipe:
@@ -180,7 +192,8 @@ def fixup() -> Recipe:
         *BASICS,
         *UNSAID,
     )
-    return Recipe("fixup", rules, FIXUP_NEEDS)
+    suits = made_for("fixup", "residual networks without norms", lacks_branches, has_norms)
+    return Recipe("fixup", rules, FIXUP_NEEDS, suits)
 
 
 FIXUP = "Zhang et al. 2019, arXiv:1901.09321"
@@ -204,6 +217,7 @@ FIXUP_NEEDS = (
 
 
 def _fixup_matrix(view: ParameterView, model: ModelView) -> Choice:
+    """he or xavier, x branches^(-1/(2m - 2)) in a branch of m matrices."""
     convolution = _is_convolution(view)
     if convolution and view.name == first_matrix(model):
         fan = prod(view.shape[1:])

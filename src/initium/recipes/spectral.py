@@ -60,6 +60,7 @@ def spectral_mup(base_width: int = 256, optimizer: str = "adam") -> Recipe:
         return (base_width if optimizer == "adam" else matrix.fan_out) / matrix.fan_in
 
     def matrix(view: ParameterView, model: ModelView) -> Choice:
+        """normal(min(1, sqrt(fan_out / fan_in)) / sqrt(fan_in))."""
         return Choice(
             per_matrix(view, lambda one: Normal(std(one))),
             "Spectral muP: 1/sqrt(fan_in) x min(1, sqrt(fan_out / fan_in)).",
@@ -67,6 +68,7 @@ def spectral_mup(base_width: int = 256, optimizer: str = "adam") -> Recipe:
         )
 
     def table(view: ParameterView, model: ModelView) -> Choice:
+        """normal(1)."""
         return Choice(Normal(1.0), "Spectral muP: N(0, 1) for embeddings.")
 
     rules = (

@@ -13,12 +13,13 @@ from math import prod
 
 from initium._plan.layout import per_matrix
 from initium._plan.recipe import Recipe, recipe_text
-from initium._plan.rules import Choice, Rule, Scheme
+from initium._plan.rules import Choice, Rule, Scheme, formula
 from initium._scheme import schemes
 from initium._text import format_number
 from initium._types import ModelView, ParameterView
 from initium.errors import RecipeError
 from initium.recipes._shared import BASICS, MATRICES, UNSAID
+from initium.recipes._suits import lacks, made_for
 from initium.spec import (
     Arange,
     Blocks,
@@ -37,6 +38,7 @@ __all__ = ["mamba", "mamba2", "rwkv"]
 
 NUMBERED = re.compile(r"(.*?)(?<![^.])([0-9]+)\.")
 TORCH_FAN = "uniform(-1 / sqrt(fan_in), 1 / sqrt(fan_in))"
+NO_STATES = lacks("state-space parameters", "ssm_a", "ssm_d", "ssm_dt")
 TORCH_FAN_SHARED = "uniform(-1 / sqrt(fan_in * branches), 1 / sqrt(fan_in * branches))"
 
 
@@ -81,7 +83,8 @@ def mamba(
     states = Rule(
         Logarithm(Arange(1, 1)), role="ssm_a", reason="Mamba: S4D-real, log(1 .. N) in every row."
     )
-    return Recipe(text, _state_space("Mamba", states, dt_min, dt_max, dt_floor, std))
+    rules = _state_space("Mamba", states, dt_min, dt_max, dt_floor, std)
+    return Recipe(text, rules, suits=made_for("mamba", "state-space models", NO_STATES))
 
 
 def mamba2(
@@ -125,7 +128,8 @@ def mamba2(
     )
     told = f"Mamba-2: log U({format_number(a_min)}, {format_number(a_max)}) per head."
     states = Rule(Logarithm(Uniform(a_min, a_max)), role="ssm_a", reason=told)
-    return Recipe(text, _state_space("Mamba-2", states, dt_min, dt_max, dt_floor, std))
+    rules = _state_space("Mamba-2", states, dt_min, dt_max, dt_floor, std)
+    return Recipe(text, rules, suits=made_for("mamba2", "state-space models", NO_STATES))
 
 
 def _state_space(
@@ -223,10 +227,17 @@ def rwkv(lr_init: float = 6e-4) -> Recipe:
         *BASICS,
         *UNSAID,
     )
-    return Recipe(recipe_text("rwkv", lr_init=(lr_init, 6e-4)), rules)
+    text = recipe_text("rwkv", lr_init=(lr_init, 6e-4))
+    return Recipe(text, rules, suits=made_for("rwkv", "RWKV-4", _lacks_decays))
+
+
+def _lacks_decays(model: ModelView) -> str | None:
+    found = any(view.name.endswith("time_decay") for view in model.owners)
+    return None if found else "has no parameter named time_decay"
 
 
 def _orthogonal(scale: float) -> Scheme:
+    @formula(f"orthogonal({scale:g} sqrt(max(1, fan_out / fan_in)))")
     def scheme(view: ParameterView, model: ModelView) -> Choice:
         spec = per_matrix(
             view,
@@ -257,6 +268,7 @@ def _place(view: ParameterView, model: ModelView) -> tuple[float, float]:
 
 
 def _decay(view: ParameterView, model: ModelView) -> Choice:
+    """8 (i / (n - 1))^(0.7 + 1.3 l / (L - 1)) - 5 over the n channels."""
     late, _ = _place(view, model)
     size = view.shape[-1]
     steps = Arange(0.0, 1 / max(size - 1, 1))
@@ -265,6 +277,7 @@ def _decay(view: ParameterView, model: ModelView) -> Choice:
 
 
 def _first(view: ParameterView, model: ModelView) -> Choice:
+    """log 0.3 with a zigzag of a half over the channels."""
     axis, size = len(view.shape) - 1, view.shape[-1]
     parts = []
     for phase, zigzag in enumerate((0.0, 0.5, -0.5)):
@@ -278,6 +291,7 @@ def _first(view: ParameterView, model: ModelView) -> Choice:
 
 def _mix(exponent: float, shift: float = 0.0) -> Scheme:
     def scheme(view: ParameterView, model: ModelView) -> Choice:
+        """From 0 to about 1 over the channels, by the block."""
         late, early = _place(view, model)
         steps = Arange(0.0, 1 / view.shape[-1])
         spec = Power(steps, exponent * early, shift=shift * late)

@@ -11,13 +11,14 @@ from functools import lru_cache
 from math import prod
 
 from initium._plan.layout import matrices
-from initium._plan.recipe import Recipe, recipe_text
+from initium._plan.recipe import Recipe, Suits, recipe_text
 from initium._plan.rules import Choice, Rule
 from initium._scheme import schemes
 from initium._text import format_number
 from initium._types import ModelView, ParameterView
 from initium.errors import RecipeError
 from initium.recipes._shared import BASICS, FROZEN_POSITIONS, MATRICES, UNSAID
+from initium.recipes._suits import lacks, lacks_attention, made_for
 from initium.spec import Constant, Normal, SinCos, TruncatedNormal
 
 __all__ = ["dit", "mae", "vit"]
@@ -25,6 +26,12 @@ __all__ = ["dit", "mae", "vit"]
 VARIANTS = ("timm", "jax", "jax_nlhb", "moco")
 XAVIER = "sqrt(6 / (fan_in + fan_out))"
 TINY = 1e-6
+
+
+def _for_images(recipe: str) -> Suits:
+    return made_for(
+        recipe, "vision transformers", lacks("patch embedding", "patch"), lacks_attention
+    )
 
 
 def vit(variant: str = "timm", fix_init: bool = False) -> Recipe:
@@ -67,14 +74,16 @@ def vit(variant: str = "timm", fix_init: bool = False) -> Recipe:
     jax = variant.startswith("jax")
 
     def matrix(view: ParameterView, model: ModelView) -> Choice:
+        """normal(0.02); xavier uniform in Flax."""
         if jax:
             return _xavier_as_one(view, model)
         return Choice(Normal(0.02), "timm: N(0, 0.02^2); its cut at +-2 is 100 sigmas away.")
 
     def bias(view: ParameterView, model: ModelView) -> Choice:
+        """constant(0); beside convolutions as their variant has it."""
         with_it = model.parameters.get(view.partner or "")
         if with_it is not None and _has_taps(with_it) and not jax:
-            return _torch_default(with_it)
+            return _torch_default(with_it, model)
         if with_it is not None and with_it.role == "head" and variant == "jax_nlhb":
             classes = view.numel
             return Choice(Constant(-math.log(classes)), f"timm's jax_nlhb: -ln({classes}).")
@@ -82,7 +91,7 @@ def vit(variant: str = "timm", fix_init: bool = False) -> Recipe:
             return Choice(Normal(TINY), "Flax's ViT: N(0, 1e-6^2) for biases of the feed-forward.")
         return Choice(Constant(0.0), "ViT: biases start at zero.")
 
-    reading = Rule(_lecun if jax else lambda view, model: _torch_default(view), when=_has_taps)
+    reading = Rule(_lecun if jax else _torch_default, when=_has_taps)
     head = Rule("constant(0)", role="head", reason="Flax's ViT: the head starts at zero.")
     each = Rule(f"uniform(-{XAVIER}, {XAVIER})", role=MATRICES, reason="moco-v3: xavier uniform")
     rules = (
@@ -97,7 +106,7 @@ def vit(variant: str = "timm", fix_init: bool = False) -> Recipe:
         *BASICS,
         *UNSAID,
     )
-    return Recipe(text, rules)
+    return Recipe(text, rules, suits=_for_images("vit"))
 
 
 def _fixed(variant: str) -> Rule:
@@ -137,9 +146,10 @@ def mae() -> Recipe:
     """
 
     def bias(view: ParameterView, model: ModelView) -> Choice:
+        """constant(0); torch's default beside convolutions."""
         with_it = model.parameters.get(view.partner or "")
         if with_it is not None and _has_taps(with_it):
-            return _torch_default(with_it)
+            return _torch_default(with_it, model)
         return Choice(Constant(0.0), "MAE: biases start at zero.")
 
     rules = (
@@ -151,7 +161,7 @@ def mae() -> Recipe:
         *BASICS,
         *UNSAID,
     )
-    return Recipe("mae", rules)
+    return Recipe("mae", rules, suits=_for_images("mae"))
 
 
 def dit() -> Recipe:
@@ -176,11 +186,13 @@ def dit() -> Recipe:
     """
 
     def matrix(view: ParameterView, model: ModelView) -> Choice:
+        """normal(0.02) for what feeds the modulations, else xavier uniform."""
         if view.name in _conditioning(model):
             return Choice(Normal(0.02), "DiT: N(0, 0.02^2) for what feeds the modulations.")
         return _xavier_as_one(view, model)
 
     def table(view: ParameterView, model: ModelView) -> Choice:
+        """normal(0.02)."""
         spec = Normal(0.02)
         return Choice(spec, "DiT: N(0, 0.02^2) for the label embedding.")
 
@@ -195,7 +207,8 @@ def dit() -> Recipe:
         Rule(table, role=("embedding", "position", "token")),
         *BASICS,
     )
-    return Recipe("dit", rules)
+    kind = "transformers with adaptive norms"
+    return Recipe("dit", rules, suits=made_for("dit", kind, lacks("modulation", "modulation")))
 
 
 @lru_cache(maxsize=4)
@@ -236,6 +249,7 @@ def _side(view: ParameterView) -> tuple[int, int] | None:
 
 
 def _sincos(view: ParameterView, model: ModelView) -> Choice:
+    """Sines and cosines of the grid of patches."""
     side, prefix = _side(view) or (1, 0)
     return Choice(
         SinCos((side, side), prefix), f"Frozen sines and cosines of a {side} x {side} grid."
@@ -245,7 +259,8 @@ def _sincos(view: ParameterView, model: ModelView) -> Choice:
 FROZEN_GRID = Rule(_sincos, when=_is_frozen_grid)
 
 
-def _torch_default(view: ParameterView) -> Choice:
+def _torch_default(view: ParameterView, model: ModelView) -> Choice:
+    """torch's uniform(-1 / sqrt(fan_in), 1 / sqrt(fan_in)), of the weight for its bias too."""
     fan = prod(view.shape[1:])
     return Choice(
         schemes.kaiming_uniform(fan), f"A convolution stays at torch's default, U(+-1/sqrt({fan}))."
@@ -253,6 +268,7 @@ def _torch_default(view: ParameterView) -> Choice:
 
 
 def _lecun(view: ParameterView, model: ModelView) -> Choice:
+    """truncated_normal(1 / sqrt(fan_in))."""
     fan = prod(view.shape[1:])
     return Choice(
         TruncatedNormal(1 / math.sqrt(fan)),
@@ -261,6 +277,7 @@ def _lecun(view: ParameterView, model: ModelView) -> Choice:
 
 
 def _xavier_flattened(view: ParameterView, model: ModelView) -> Choice:
+    """xavier uniform over the weight as a matrix."""
     fan_in, fan_out = prod(view.shape[1:]), view.shape[0]
     return Choice(
         schemes.xavier(fan_in, fan_out), f"Xavier over its flattened view, {fan_out} x {fan_in}."
