@@ -1,4 +1,6 @@
-"""One planned tensor, or any slice of it, on the CPU: drawn in float32, then rounded to its dtype.
+"""One planned tensor, or any slice of it: drawn in float32, then rounded to its dtype.
+
+On the CPU, and copied to other devices, but for what :mod:`initium._fill.cuda` draws where it lies.
 
 A complex tensor of std s is drawn as real and imaginary parts of std s / sqrt 2 each, the last axis
 of a tensor twice its size; a constant is real. Integers and booleans hold constants and values.
@@ -13,9 +15,11 @@ import numpy as np
 import torch
 
 from initium import stream
+from initium._fill import cuda
 from initium._plan.plan import Entry, Plan
 from initium.errors import PlanError, SpecError, near
 from initium.spec import Constant, Keep, Normal, Spec, TruncatedNormal, Uniform, Value
+from initium.stream.into import overlapping
 from initium.stream.round import CASTS
 
 __all__ = ["Index", "check_fillable", "dtype_of", "fill", "tensor", "values"]
@@ -76,10 +80,13 @@ def fill(
 ) -> None:
     """Overwrite a tensor with its planned values, or those of a slice of the whole tensor.
 
-    Without a copy where it lies in CPU memory.
+    Without a copy where it lies in CPU memory, or on a GPU that draws them itself.
     """
     dtype = str(tensor.dtype).removeprefix("torch.")
     with torch.no_grad():
+        if cuda.fill(tensor, entry.spec, seed=seed, name=name, shape=entry.shape, index=index):
+            torch.autograd.graph.increment_version(tensor)
+            return
         if not _direct(tensor) or dtype not in CASTS or isinstance(entry.spec, Value):
             tensor.copy_(values(name, entry, seed, dtype, index))
             return
@@ -113,9 +120,11 @@ def _memory(tensor: torch.Tensor, kind: str) -> np.ndarray:
 
 
 def _direct(tensor: torch.Tensor) -> bool:
-    """Whether its elements lie one after the other in CPU memory, and nothing watches over them."""
+    """Whether its elements lie apart in CPU memory, as they are, and nothing watches over them."""
     plain = type(tensor) in (torch.Tensor, torch.nn.Parameter)
-    return plain and tensor.device.type == "cpu" and tensor.is_contiguous()
+    if not plain or tensor.device.type != "cpu" or tensor.is_neg():
+        return False
+    return tensor.is_contiguous() or not overlapping(tensor.shape, tensor.stride(), 1)
 
 
 def check_fillable(name: str, entry: Entry, dtype: str) -> None:
