@@ -1,6 +1,8 @@
 """How fast tensors are filled, as ratios to torch's own fills in the same run.
 
-Every row is the median of cycles in which torch's fill and ours take turns. On a busy machine
+Every row is the median of cycles in which torch's fill and ours take turns, with a pause before
+each: the threads of torch's OpenMP go on spinning for milliseconds after an operation and would
+take a processor from what follows. A table of its own says what that costs. On a busy machine
 ``--cpu-time`` counts the time that the process had a processor instead, with one thread.
 
     python benchmarks/fill.py [--cpu-time] [--quick]     # writes docs/fill-speed.md
@@ -9,8 +11,11 @@ Every row is the median of cycles in which torch's fill and ours take turns. On 
 from __future__ import annotations
 
 import math
+import os
 import platform
+import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +34,8 @@ SIZE = 1 << 24
 TABLE = Path(__file__).parents[1] / "docs" / "fill-speed.md"
 CPU_TIME = "--cpu-time" in sys.argv
 QUICK = "--quick" in sys.argv
+PAUSE = 0.02
+"""Seconds after which no thread of OpenMP spins any longer."""
 clock = time.process_time if CPU_TIME else time.perf_counter
 
 Work = Callable[[], object]
@@ -58,11 +65,47 @@ SIDES = ((1024, 1024, ""), (2048, 2048, "1.2"), (4096, 4096, "1.5"), (2048, 5504
 WIDTHS = (4096, 512, 64, 8, 1)
 
 
+TRIED = """
+## What was tried on the kernels
+User cycles for 8 counters (32 numbers) on a Zen 3 core, GCC 12, AVX2; counted by the processor, so
+that other load does not matter. Every variant has the same bits.
+
+| | before | now |
+|---|---:|---:|
+| Philox | 57 | 51 |
+| normal, without Philox | 73 | 56 |
+| uniform, without Philox | 17 | 13 |
+| truncated at 2 sigma, without Philox | 173 | 123 |
+| truncated, with tails, without Philox | 181 | 118 |
+
+- Helped: the upper counter word as a constant of a block; loops of their own, from memory to memory
+  with 8 vectors abreast, for radii and for the logarithms of truncated normals; the polynomial of
+  the tail only where a vector has a tail; minimum and maximum instead of compare and select;
+  `-fschedule-insns`, which gains little without these loops.
+- Did not help: four vectors of counters abreast, `-mtune`, `-fsched-pressure`. Estrin's scheme
+  would change the bits. Another size of the scratch was not tried.
+"""
+
+SPIN = """
+## Two threads right after an operation of torch
+
+torch's OpenMP threads do not sleep when an operation of several threads ends: they spin, and where
+there are no more processors than threads they take turns with those of the fill. Pieces of a fill
+are therefore taken by whichever thread is free. `OMP_WAIT_POLICY=passive`, set before torch is
+imported, ends the spinning. Normal, float32, 2 threads:
+
+| OMP_WAIT_POLICY | ms of spinning after `zero_` | Gelem/s after a pause | at once |
+|---|---:|---:|---:|
+{rows}
+"""
+
+
 def medians(candidates: Sequence[Work], cycles: int = CYCLES) -> list[float]:
     """Seconds of each, all of them once in every cycle, after one round that does not count."""
     times: list[list[float]] = [[] for _ in candidates]
     for cycle in range(cycles + 1):
         for found, work in zip(times, candidates, strict=True):
+            time.sleep(PAUSE)
             start = clock()
             work()
             if cycle:
@@ -135,6 +178,40 @@ def shards(threads: int) -> list[str]:
     return lines
 
 
+def spinning() -> str:
+    """One row: what the spinning of torch's threads costs a fill that follows at once."""
+    torch.set_num_threads(2)
+    tensor, out = torch.zeros(SIZE), np.zeros(SIZE, np.float32)
+    alone: list[float] = []
+    after: list[float] = []
+    spun: list[float] = []
+    for _ in range(2 * CYCLES):
+        for seconds, first in ((alone, PAUSE), (after, 0.0)):
+            tensor.zero_()
+            time.sleep(first)
+            start = time.perf_counter()
+            fill_into(Normal(0.02), seed=0, name="w", shape=(SIZE,), out=out, threads=2)
+            seconds.append(time.perf_counter() - start)
+        tensor.zero_()
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        time.sleep(PAUSE)
+        now = resource.getrusage(resource.RUSAGE_SELF)
+        spun.append(now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime)
+    speeds = [SIZE / statistics.median(seconds) / 1e9 for seconds in (alone, after)]
+    policy = os.environ.get("OMP_WAIT_POLICY", "default")
+    return f"| {policy} | {statistics.median(spun) * 1e3:.1f} | {speeds[0]:.2f} | {speeds[1]:.2f} |"
+
+
+def policies() -> list[str]:
+    """The rows of :func:`spinning`, each in its own process: OpenMP reads its settings once."""
+    passive = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+    command = [sys.executable, __file__, "--spin"]
+    return [
+        subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout.strip()
+        for env in (dict(os.environ), passive)
+    ]
+
+
 def reference() -> float:
     """Gelem/s of the NumPy reference."""
     with_kernels = native.level_for
@@ -147,6 +224,9 @@ def reference() -> float:
 
 
 def main() -> None:
+    if "--spin" in sys.argv:
+        print(spinning())
+        return
     level = native.level()
     if level is None:
         sys.exit(f"there are no compiled kernels here. Fix: {native.REMEDY}")
@@ -157,11 +237,13 @@ def main() -> None:
         parts["elementwise"] += elementwise(threads)
         parts["orthogonal"] += orthogonal(threads)
         parts["shards"] += shards(threads)
+    two = "" if CPU_TIME else SPIN.format(rows=chr(10).join(policies()))
     text = f"""# How fast tensors are filled
 
 Written by `benchmarks/fill.py`: {platform.machine()}, kernels of level {level.name}, torch
 {torch.__version__}, {"CPU time of one thread" if CPU_TIME else "wall time"}, medians of {CYCLES}
-cycles in which torch's fill and ours take turns. Only ratios mean anything on another machine.
+cycles in which torch's fill and ours take turns, each after a pause. Only ratios mean anything on
+another machine.
 
 ## Elementwise: 2^{int(math.log2(SIZE))} elements in memory that was used before
 The ratio compares with torch's fill of float32, serial whatever the threads, except for `zero_`.
@@ -183,7 +265,7 @@ The NumPy reference draws {reference():.3f} Gelem/s of normals.
 | width | threads | Gelem/s | of whole rows |
 |---:|---:|---:|---:|
 {chr(10).join(parts["shards"])}
-"""
+{two}{TRIED}"""
     TABLE.write_text(text)
     print(text)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from views import of_module
 
 import initium
 from initium import stream
+from initium._fill.tensor import fill, values
 from initium._plan import Entry, Plan, plan_model
 from initium.errors import PlanError
 from initium.spec import (
@@ -486,3 +488,38 @@ def test_a_weight_norm_of_zero_is_zero_and_not_nan():
     nn.utils.parametrizations.weight_norm(net[0])
     initium.initialize(net, "zeros", torch.zeros(2, 4))
     assert bool((net[0].weight == 0).all())
+
+
+LAYOUTS = {
+    "transposed": lambda: torch.zeros(6, 40).t(),
+    "columns": lambda: torch.zeros(40, 20)[:, 7:13],
+    "every second": lambda: torch.zeros(80, 12)[::2, ::2],
+    "one column": lambda: torch.zeros(40, 9)[:, 4:5],
+    "channels last": lambda: torch.zeros(4, 3, 5, 7).to(memory_format=torch.channels_last),
+}
+
+
+@pytest.mark.parametrize("spec", [Normal(0.5, 1.0), Orthogonal()], ids=lambda spec: spec.name)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_strided_memory_is_filled_where_it_lies(
+    layout: str, dtype: torch.dtype, spec: Normal | Orthogonal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = LAYOUTS[layout]().to(dtype)
+    if target.is_contiguous():  # .to made it so
+        target = LAYOUTS[layout]()
+    entry = Entry(spec, tuple(target.shape), "float32", role="", reason="")
+    expected = values("w", entry, 3, str(target.dtype).removeprefix("torch."))
+    base = target if target._base is None else target._base
+    before = base.clone()
+    monkeypatch.setattr(sys.modules[fill.__module__], "values", None)
+    fill(target, "w", entry, 3)
+    assert torch.equal(target, expected)
+    assert int((base != before).sum()) <= target.numel()
+
+
+def test_a_view_with_negated_numbers_is_filled_by_torch() -> None:
+    target = torch._neg_view(torch.zeros(5))
+    entry = Entry(Normal(1.0), (5,), "float32", role="", reason="")
+    fill(target, "w", entry, 3)
+    assert torch.equal(target, values("w", entry, 3, "float32"))

@@ -94,9 +94,11 @@ def test_the_frozen_digest_is_that_of_the_reference(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setenv("INITIUM_NATIVE", "0")
     monkeypatch.setattr(native, "fill", fill)
-    monkeypatch.setattr(
-        native, "haar", lambda law, *shape, **options: haar_reference(*shape, Key(*law.key))
-    )
+
+    def haar(law: native.Law, longer: int, shorter: int, **options: object) -> np.ndarray:
+        return haar_reference(longer, shorter, Key(*law.key))
+
+    monkeypatch.setattr(native, "haar", haar)
     unused = native.Level("numpy", 0, ctypes.CDLL(None))
     assert native.digest(unused) == native.DIGEST
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
@@ -407,6 +409,43 @@ def test_haar_is_the_documented_product_summed_in_order() -> None:
     x = product(-b, v, x).astype(f32) * signs[:, None]
     assert np.array_equal(haar(rows, columns, key), x)
     assert np.array_equal(haar(columns, rows, key), x.T)
+
+
+CUTS = (
+    (slice(3, 20),),
+    (slice(None), slice(5, 9)),
+    (slice(30, 150, 7), slice(20, 60, 3)),
+    (slice(120, 40, -3), slice(None)),
+    (-1, slice(9, 2, -1)),
+    (slice(None), slice(None, None, 2)),
+)
+
+
+@pytest.mark.parametrize("kernels", ["", "0"])
+@pytest.mark.parametrize("shape", [(160, 160), (160, 140), (140, 160)])
+def test_any_slice_of_an_orthogonal_matrix_has_the_bits_of_the_whole(
+    shape: tuple[int, int], kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INITIUM_NATIVE", kernels)
+    whole = draw(Orthogonal(2.0), seed=3, name="w", shape=shape)
+    monkeypatch.setattr(sys.modules[haar.__module__], "PANEL", 40 * 160)
+    for cut in CUTS:
+        part = draw(Orthogonal(2.0), seed=3, name="w", shape=shape, index=cut)
+        assert part.tobytes() == whole[cut].tobytes()
+
+
+@pytest.mark.parametrize("cut", [(slice(600, 632),), (slice(None), slice(600, 632))])
+def test_a_slice_of_an_orthogonal_matrix_needs_the_memory_of_a_panel(
+    cut: tuple[slice, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side, panel = 1024, 64 * 1024
+    monkeypatch.setattr(sys.modules[haar.__module__], "PANEL", panel)
+    draw(Orthogonal(), seed=3, name="w", shape=(8, 8))
+    tracemalloc.start()
+    draw(Orthogonal(), seed=3, name="w", shape=(side, side), index=cut)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * (2 * 32 * side + 1.5 * panel) < side * side
 
 
 @pytest.mark.parametrize(("longer", "shorter"), [(300, 129), (260, 260), (5, 1), (1, 1)])

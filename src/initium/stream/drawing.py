@@ -1,7 +1,8 @@
 """Any part of any parameter, on its own: ``draw(spec, seed=, name=, shape=, index=)``.
 
 Independent elements are drawn by their index in the whole parameter, in chunks. Matrices that are
-not elementwise are drawn whole, each from a sub-stream of its own, and then cut.
+not elementwise have sub-streams of their own: of orthogonal ones as much is drawn as is asked for,
+in panels; others are drawn whole and then cut.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ __all__ = ["check_drawable", "draw", "draw_into", "select"]
 
 T = TypeVar("T")
 
+_ELEMENTWISE = get_args(Elementwise)
 CHUNK = 1 << 18
 """Elements drawn at a time; the bits do not depend on it."""
 
@@ -173,7 +175,8 @@ def _at(positions: tuple[np.ndarray, ...]) -> tuple[slice | np.ndarray, ...]:
 
 def check_drawable(spec: Spec, seed: int, name: str, shape: tuple[int, ...]) -> None:
     """Raise SpecError unless the spec has values to draw, for this seed and shape."""
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**64:
+    whole = type(seed) is int or (isinstance(seed, Integral) and not isinstance(seed, bool))
+    if not whole or not 0 <= seed < 2**64:
         raise SpecError(
             "is not an integer in [0, 2^64)",
             where="seed",
@@ -193,7 +196,9 @@ def select(
     index: Sequence[slice | int] | None, shape: tuple[int, ...], name: str
 ) -> tuple[tuple[range, ...], tuple[int, ...]]:
     """The positions selected along every axis, and the shape of what is selected."""
-    items = () if index is None else tuple(index)
+    if index is None:
+        return tuple(range(size) for size in shape), shape
+    items = tuple(index)
     if len(items) > len(shape):
         raise SpecError(
             f"has {len(shape)} axes, and the index more", where=name, value=items, fix="shorten it"
@@ -217,7 +222,7 @@ def select(
 
 
 def _draw(spec: Spec, stream: _Stream, region: _Region, output: np.ndarray) -> None:
-    if isinstance(spec, get_args(Elementwise)):
+    if isinstance(spec, _ELEMENTWISE):
         if fill_region(spec, stream.elements(), region.out, region.element, output):
             return
         for where, elements, _ in _chunks(region):
@@ -295,8 +300,8 @@ def _draw_orthogonal(
         for axis, pick in zip(spec.batch, picks, strict=True):
             number = number * region.shape[axis] + int(region.local[axis][pick])
             single = single.cut(axis, slice(pick, pick + 1)).within(axis, np.zeros(1, int), 1)
-        matrix = orthogonal(spec, single.shape, stream.sub(f"matrix/{number}"))
-        output[_at(single.out)] = matrix[_at(single.local)]
+        key = stream.sub(f"matrix/{number}")
+        output[_at(single.out)] = orthogonal(spec, single.shape, key, single.local)
 
 
 def _draw_sparse(spec: Sparse, stream: _Stream, region: _Region, output: np.ndarray) -> None:

@@ -5,6 +5,10 @@ exactly Haar, in blocks of reflections. Matrices are multiplied in float64 from 
 that every product is exact, and added in a fixed order; results are rounded to float32. No BLAS,
 whose order of summation varies. The compiled kernels do the same faster.
 
+The rows of Q^T are independent of one another, so that any of them are made alone, in the time that
+is their share. A column takes part in all rows: these are made panel by panel, in all of the time,
+with no more memory than for what is asked or for ``PANEL`` numbers.
+
 Source: Stewart, "The efficient generation of random orthogonal matrices with an application to
 condition estimators", SIAM J. Numer. Anal. 17 (1980); signs as in Mezzadri 2007 (math-ph/0609050);
 blocks as in Joffrain et al., "Accumulating Householder transformations, revisited", ACM TOMS 32
@@ -24,10 +28,16 @@ __all__ = ["haar", "reference"]
 
 BLOCK = 128
 """Reflections that are applied together: part of the definition of the bits."""
+PANEL = 1 << 22
+"""Numbers that are made at once however few of them are asked for; the bits do not depend on it."""
 
 
-def haar(rows: int, columns: int, key: Key) -> np.ndarray:
+def haar(
+    rows: int, columns: int, key: Key, at: tuple[np.ndarray, np.ndarray] | None = None
+) -> np.ndarray:
     """A (rows, columns) float32 matrix, Q^T Q = I or, if it is wide, Q Q^T = I.
+
+    Of it the rows and columns ``at`` these positions, if they are given.
 
     With M the longer side and K the shorter, x_k is the vector of normals of elements
     k M + k .. k M + M - 1, v_k = x_k + sign(x_k0) |x_k| e_0, H_k = 1 - 2 v_k v_k^T / |v_k|^2 acts
@@ -35,22 +45,49 @@ def haar(rows: int, columns: int, key: Key) -> np.ndarray:
     D = diag(-sign(x_k0)).
     """
     longer, shorter = max(rows, columns), min(rows, columns)
-    using = native.level_for(longer * shorter)
+    lines, places = at or (np.arange(rows), np.arange(columns))
+    if rows > columns:
+        return _part(longer, shorter, key, places, lines).T
+    return _part(longer, shorter, key, lines, places)
+
+
+def _part(longer: int, shorter: int, key: Key, lines: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The rows ``lines`` and columns ``places`` of Q^T."""
+    high = max(1, max(PANEL, len(lines) * len(places)) // longer)
+    first, last = int(lines.min()), int(lines.max())
+    if last - first < high and len(places) == longer and (np.diff(lines) == 1).all():
+        panel = _rows(longer, shorter, key, range(first, last + 1))
+        return panel if (np.diff(places) == 1).all() else panel[:, places]
+    out = np.empty((len(lines), len(places)), np.float32)
+    for low in range(first, last + 1, high):
+        mine = np.flatnonzero((lines >= low) & (lines < low + high))
+        if len(mine):
+            chosen = lines[mine]
+            held = range(int(chosen.min()), int(chosen.max()) + 1)
+            out[mine] = _rows(longer, shorter, key, held)[np.ix_(chosen - held.start, places)]
+    return out
+
+
+def _rows(longer: int, shorter: int, key: Key, rows: range) -> np.ndarray:
+    """Neighbouring rows of Q^T, by the compiled kernels or else in NumPy."""
+    using = native.level_for(longer * len(rows))
     if using:
-        matrix = native.haar(law_of(Normal(1.0), key), longer, shorter, using=using)
-    else:
-        matrix = reference(longer, shorter, key)
-    return matrix.T if rows > columns else matrix
+        return native.haar(law_of(Normal(1.0), key), longer, shorter, rows, using=using)
+    return reference(longer, shorter, key, rows)
 
 
-def reference(longer: int, shorter: int, key: Key) -> np.ndarray:
-    """Q^T, of shape (shorter, longer), in NumPy."""
-    matrix = np.eye(shorter, longer, dtype=np.float32)
-    signs = np.empty(shorter, np.float32)
-    for start in reversed(range(0, shorter, BLOCK)):
-        stop = min(start + BLOCK, shorter)
-        vectors, signs[start:stop] = _reflectors(range(start, stop), longer, key)
-        part = matrix[start:, start:]
+def reference(longer: int, shorter: int, key: Key, rows: range | None = None) -> np.ndarray:
+    """Q^T, of shape (shorter, longer), or neighbouring rows of it, in NumPy."""
+    rows = range(shorter) if rows is None else rows
+    matrix = np.eye(len(rows), longer, rows.start, dtype=np.float32)
+    signs = np.empty(len(rows), np.float32)
+    for start in reversed(range(0, rows.stop, BLOCK)):
+        numbers = range(start, min(start + BLOCK, shorter))
+        vectors, sign = _reflectors(numbers, longer, key)
+        held = range(max(start, rows.start), min(numbers.stop, rows.stop))
+        for k in held:
+            signs[k - rows.start] = sign[k - start]
+        part = matrix[max(start - rows.start, 0) :, start:]
         along = _product(part, vectors.T)
         along = _product(along, _triangle(vectors).T)
         part[...] = _added(part, along, -vectors)

@@ -21,7 +21,9 @@ from initium.stream.elementwise import Elementwise, law_of
 from initium.stream.philox import derive
 from initium.stream.round import CASTS, cast
 
-__all__ = ["fill_into"]
+__all__ = ["fill_into", "overlapping"]
+
+_ELEMENTWISE = get_args(Elementwise)
 
 
 def fill_into(
@@ -69,7 +71,7 @@ def fill_into(
             return
         whole = out.reshape([len(picked) for picked in ranges])
         using = native.level_for(out.size)
-        if using and isinstance(spec, get_args(Elementwise)):
+        if using and isinstance(spec, _ELEMENTWISE):
             steps = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
             pairs = list(zip(ranges, steps, strict=True))
             native.fill(
@@ -108,10 +110,23 @@ def _check_memory(
         raise SpecError(
             "the memory is read-only", where=name, fix="pass an array that can be written"
         )
-    reach = out.itemsize
-    for stride, size in sorted(zip(map(abs, out.strides), out.shape, strict=True)):
-        if size > 1 and stride < reach and out.size:
-            raise SpecError(
-                "elements of the memory overlap", where=name, fix="pass an array of its own"
-            )
+    if overlapping(out.shape, out.strides, out.itemsize):
+        raise SpecError(
+            "elements of the memory overlap", where=name, fix="pass an array of its own"
+        )
+
+
+def overlapping(shape: Sequence[int], strides: Sequence[int], width: int) -> bool:
+    """Whether elements may share memory: unless every axis steps over all of the shorter ones.
+
+    Args:
+        shape: of the array.
+        strides: in the unit of ``width``.
+        width: of an element.
+    """
+    reach = width
+    for stride, size in sorted(zip(map(abs, strides), shape, strict=True)):
+        if size > 1 and stride < reach:
+            return 0 not in shape
         reach += stride * (size - 1)
+    return False

@@ -15,12 +15,29 @@ from initium.stream.philox import Key
 __all__ = ["delta_orthogonal", "dirac", "hadamard", "orthogonal", "zeros"]
 
 
-def orthogonal(spec: Orthogonal, shape: tuple[int, ...], key: Key) -> np.ndarray:
-    """One matrix, laid out along the axes of ``shape`` (in which batch axes have length 1)."""
-    matrix = _scaled(haar(*spec.matrix(shape), key), spec.gain)
-    order = spec.outputs + spec.inputs(len(shape)) + spec.batch
-    laid_out = matrix.reshape([shape[axis] for axis in order])
+def orthogonal(
+    spec: Orthogonal, shape: tuple[int, ...], key: Key, local: tuple[np.ndarray, ...]
+) -> np.ndarray:
+    """The positions ``local`` of one matrix, laid out along the axes of ``shape``.
+
+    Batch axes have length 1 in it.
+    """
+    inputs = spec.inputs(len(shape))
+    at = _flat(shape, local, spec.outputs), _flat(shape, local, inputs)
+    matrix = _scaled(haar(*spec.matrix(shape), key, at), spec.gain)
+    order = spec.outputs + inputs + spec.batch
+    laid_out = matrix.reshape([len(local[axis]) for axis in order])
     return np.moveaxis(laid_out, range(len(shape)), order)
+
+
+def _flat(
+    shape: tuple[int, ...], local: tuple[np.ndarray, ...], axes: tuple[int, ...]
+) -> np.ndarray:
+    """Positions in some axes that are made one, in the order in which they are given."""
+    flat = np.zeros(1, np.int64)
+    for axis in axes:
+        flat = (flat[:, None] * shape[axis] + local[axis]).reshape(-1)
+    return flat
 
 
 def _scaled(matrix: np.ndarray, gain: float) -> np.ndarray:

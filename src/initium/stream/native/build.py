@@ -23,7 +23,7 @@ SOURCES = Path(__file__).parent
 LIBRARY = "_kernels.so"
 FLAGS = (
     *("-std=c++17", "-fPIC", "-pthread", "-fvisibility=hidden", "-Wno-psabi"),
-    *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
+    *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fschedule-insns"),
 )
 """Nothing is fused and nothing reordered: ``-ffast-math`` would change the bits."""
 

@@ -2,8 +2,9 @@
 // the choice of the instruction set. The interface is plain C.
 //
 // A region pairs positions in memory with element indices, both linear in the coordinates of its
-// axes. Long runs of neighbours go straight to where they belong; of short ones, the counters of as
-// many as fit into a block are collected, so that their words are drawn together.
+// axes. Long runs of neighbours go straight to where they belong; of short ones, and of those that lie
+// apart in memory, the counters of as many as fit into a block are collected, so that their words are
+// drawn together.
 #include "filler.h"
 #include "levels.h"
 #include "parallel.h"
@@ -56,11 +57,11 @@ void fill_part(Filler& filler, unsigned size, const std::vector<Axis>& axes, uin
     const uint64_t room = inner.size - column, count = left < room ? left : room;
     if (dense && count >= LONG) {
       filler.run(element + column, count, out + column * size);
-    } else if (dense) {
-      filler.collect(element + column, count, out + column * size);
+    } else if (inner.step == 1) {
+      filler.collect(element + column, count, out + int64_t(column) * inner.stride, inner.stride);
     } else {
       for (uint64_t j = column; j < column + count; j++)
-        filler.collect(element + j * inner.step, 1, out + int64_t(j) * inner.stride);
+        filler.collect(element + j * inner.step, 1, out + int64_t(j) * inner.stride, size);
     }
     left -= count, column = 0;
     for (size_t i = outer; i-- > 0;) {
@@ -108,7 +109,7 @@ EXPORT void initium_gather(unsigned level, unsigned threads, const Law* law,
   parallel(threads, n, SHARE, LENGTH, [&](uint64_t start, uint64_t stop) {
     Filler filler(*LEVELS[level].kernels, *law, FLOAT32);
     for (uint64_t i = start; i < stop; i++)
-      filler.collect(elements[i], 1, reinterpret_cast<char*>(out + i));
+      filler.collect(elements[i], 1, reinterpret_cast<char*>(out + i), sizeof *out);
     filler.flush();
   });
 }

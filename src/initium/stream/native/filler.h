@@ -38,8 +38,9 @@ class Filler {
     }
   }
 
-  // The same for a short run, which is written by the next flush at the latest.
-  void collect(uint64_t element, uint64_t count, char* out) {
+  // The same for a short run, or one that lies `stride` bytes apart in memory; it is written by the
+  // next flush at the latest.
+  void collect(uint64_t element, uint64_t count, char* out, int64_t stride) {
     while (count) {
       const uint64_t counter = element >> 2;
       const unsigned lane = element & 3;
@@ -53,8 +54,8 @@ class Filler {
       const unsigned now = count < room ? unsigned(count) : room;
       counters_used_ = base + (lane + now + 3) / 4;
       for (unsigned i = base; i < counters_used_; i++) counters_[i] = counter + (i - base);
-      pieces_[pieces_used_++] = {out, uint16_t(4 * base + lane), uint16_t(now)};
-      element += now, count -= now, out += size_t(now) * size_;
+      pieces_[pieces_used_++] = {out, stride, uint16_t(4 * base + lane), uint16_t(now)};
+      element += now, count -= now, out += now * stride;
     }
   }
 
@@ -75,16 +76,21 @@ class Filler {
  private:
   struct Piece {
     char* out;
+    int64_t stride;
     uint16_t from, count;
   };
 
   template <unsigned size> void scatter() {
     for (unsigned i = 0; i < pieces_used_; i++) {
       const Piece& piece = pieces_[i];
-      if (piece.count == 1)
-        memcpy(piece.out, items_ + piece.from * size, size);
-      else
-        memcpy(piece.out, items_ + piece.from * size, piece.count * size);
+      const char* from = items_ + piece.from * size;
+      if (piece.stride == size && piece.count > 1) {
+        memcpy(piece.out, from, piece.count * size);
+        continue;
+      }
+      char* out = piece.out;
+      for (unsigned j = 0; j < piece.count; j++, from += size, out += piece.stride)
+        memcpy(out, from, size);
     }
   }
 

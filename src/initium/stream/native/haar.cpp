@@ -20,6 +20,8 @@ typedef std::vector<double> Numbers;
 constexpr size_t ROWS = 128;   // reflections in a block: part of the definition
 constexpr size_t DEPTH = 256;  // steps for which strips of both factors stay in the first cache
 constexpr size_t ACROSS = 16;   // tiles of a row that are worked on in turn
+constexpr size_t SMALL = 1 << 14;  // numbers that are not worth a thread
+constexpr size_t CHUNK = 16;    // tiles of a column for which a block is read once
 
 size_t strips(size_t n, size_t width) { return (n + width - 1) / width; }
 
@@ -81,7 +83,7 @@ class Haar {
       for (size_t i = 0; i < block.size; i++)
         if (start + i >= first && start + i < last) signs[start + i - first] = block.signs[i];
       const size_t from = std::max(first, start) - first, count = last - first - from;
-      parallel(threads_, count, k_.tall, k_.tall, [&](size_t begin, size_t end) {
+      parallel(threads_, count, k_.tall, share(count), [&](size_t begin, size_t end) {
         apply(block, out + (from + begin) * longer_ + start, end - begin);
       });
       if (start == 0) break;
@@ -93,6 +95,12 @@ class Haar {
   }
 
  private:
+  // Rows that a thread takes at a time: few threads would read the block for fewer.
+  size_t share(size_t count) const {
+    const size_t each = strips(count, threads_);
+    return std::min(CHUNK, strips(each, k_.tall)) * k_.tall;
+  }
+
   Block prepare(size_t start, size_t size) const {
     const size_t length = longer_ - start, high = strips(size, wide_);
     Block b{start, size, length, std::vector<float>(size * length), std::vector<float>(size),
@@ -123,7 +131,7 @@ class Haar {
   Numbers gram(const Block& b) const {
     const size_t stride = strips(b.size, wide_) * wide_;
     Numbers out(strips(b.size, k_.tall) * k_.tall * stride);
-    parallel(threads_, b.size, k_.tall, k_.tall, [&](size_t from, size_t to) {
+    parallel(threads_, b.size, k_.tall, share(b.size), [&](size_t from, size_t to) {
       project(b, &b.vectors[from * b.length], b.length, to - from, &out[from * stride]);
     });
     return out;
@@ -148,7 +156,7 @@ class Haar {
   // x -= ((x V^T) T^T) V for `count` rows of x.
   void apply(const Block& b, float* x, size_t count) const {
     const size_t tall = k_.tall, stride = strips(b.size, wide_) * wide_;
-    const size_t chunk = 16 * tall;
+    const size_t chunk = CHUNK * tall;
     Numbers along(chunk * stride), turned(chunk * stride), packed(chunk * b.size);
     Numbers part(tall * wide_);
     for (size_t row = 0; row < count; row += chunk, x += chunk * longer_) {
@@ -205,5 +213,6 @@ using namespace initium;
 extern "C" __attribute__((visibility("default"))) void initium_haar(
     unsigned level, unsigned threads, const Law* law, uint64_t longer, uint64_t shorter,
     uint64_t first, uint64_t last, float* out) {
+  if (longer * last < SMALL) threads = 1;
   Haar(*LEVELS[level].kernels, threads, *law, longer).rows(shorter, first, last, out);
 }

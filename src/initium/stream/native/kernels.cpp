@@ -1,8 +1,9 @@
 // From counters to numbers (docs/stream.md, "Words" and "Transforms"), and numbers to other types.
 //
 // Compiled once per instruction set, with INITIUM_LANES lanes, into the table INITIUM_TABLE.
-// Philox and the transforms run in loops of their own over BLOCK counters: each then keeps its
-// constants in registers. No function of a mathematical library is called and nothing is fused.
+// Philox and the steps of the transforms run in loops of their own over BLOCK counters, with several
+// vectors abreast: none waits long for the one before. What one loop leaves to the next stays in the
+// first-level cache. No function of a mathematical library is called and nothing is fused.
 #include "kernels.h"
 #include "lanes.h"
 
@@ -16,11 +17,16 @@ struct Words {
   alignas(64) uint32_t plane[4][BLOCK];
 };
 
-// Ten rounds on two vectors of counters, side by side. The words of a counter sit in the low halves
-// of its 64-bit lanes; the high halves hold rubbish that the multiplication does not read.
-INLINE void rounds(Many<Q, 2> x0, uint64_t upper, const uint32_t* key, Many<Q, 2> out[4]) {
+constexpr int ABREAST = 2;                   // vectors of counters
+constexpr int STRIDE = ABREAST * LANES / 2;  // and how many counters they hold
+typedef Many<Q, ABREAST> Counters;
+
+// Ten rounds. The words of a counter sit in the low halves of its 64-bit lanes; the high halves hold
+// rubbish that the multiplication does not read. What is the same for all counters of a block is
+// left to the compiler to find: it takes 4 of the 40 multiplications out of the loop.
+INLINE void rounds(Counters x0, Counters x1, uint64_t upper, const uint32_t* key, Counters out[4]) {
   const uint32_t weyl0 = 0x9E3779B9u, weyl1 = 0xBB67AE85u;
-  Many<Q, 2> x1 = x0 >> 32, x2 = (x0 ^ x0) ^ upper, x3 = x2 >> 32;
+  Counters x2 = (x0 ^ x0) ^ upper, x3 = x2 >> 32;
 #pragma GCC unroll 10
   for (uint32_t r = 0; r < 10; r++) {
     const auto p0 = product(x0, 0xD2511F53u), p1 = product(x2, 0xCD9E8D57u);
@@ -34,20 +40,32 @@ INLINE void rounds(Many<Q, 2> x0, uint64_t upper, const uint32_t* key, Many<Q, 2
 }
 
 // Of LANES neighbours, one vector holds the even and one the odd counters, so that their low halves
-// come out in order without crossing lanes.
+// come out in order without crossing lanes. Those not
+// listed have to have the same high word.
 template <bool listed>
 void philox(const Law& law, const uint64_t* list, uint64_t first, unsigned n, Words& words) {
   const uint64_t upper = law.key[2] | uint64_t(law.key[3]) << 32;
-  Many<Q, 2> counters = {};
-  for (int i = 0; i < LANES; i++) counters.v[i % 2][i / 2] = first + i;
-  for (unsigned j = 0; j < n; j += LANES) {
-    if (listed)
-      for (int i = 0; i < LANES; i++) counters.v[i % 2][i / 2] = list[j + i];
-    Many<Q, 2> x[4];
-    rounds(counters, upper, law.key, x);
+  Counters low = {}, high;
+  for (int v = 0; v < ABREAST; v++) {
+    high.v[v] = Q{} + (first >> 32);
+    for (int i = 0; i < LANES / 2; i++) low.v[v][i] = first + v / 2 * LANES + v % 2 + 2 * i;
+  }
+  for (unsigned j = 0; j < n; j += STRIDE) {
+    if (listed) {
+      for (int v = 0; v < ABREAST; v += 2) {
+        const uint64_t* from = list + j + v / 2 * LANES;
+        const Q a = load<Q>(from), b = load<Q>(from + LANES / 2);
+        low.v[v] = even_counters(a, b, Halves{}), low.v[v + 1] = odd_counters(a, b, Halves{});
+      }
+      high = low >> 32;
+    }
+    Counters x[4];
+    rounds(low, high, upper, law.key, x);
     for (int k = 0; k < 4; k++)
-      store(words.plane[k] + j, even_lanes((U)x[k].v[0], (U)x[k].v[1], Each{}));
-    counters = counters + uint64_t(LANES);
+      for (int v = 0; v < ABREAST; v += 2)
+        store(words.plane[k] + j + v / 2 * LANES,
+              even_lanes((U)x[k].v[v], (U)x[k].v[v + 1], Each{}));
+    low = low + uint64_t(STRIDE);
   }
 }
 
@@ -85,36 +103,6 @@ template <int n> INLINE Many<F, n> log_scaled(Many<F, n> x, int exponent) {
   return e * 0x1.62e43p-1f + ((f * f) * horner(LOG, f) + f);
 }
 
-template <int n>
-INLINE void box_muller(Many<U, n> a, Many<U, n> b, Many<F, n>& one, Many<F, n>& two) {
-  const auto r = root(log_scaled(to_float(a >> 1) + 0.5f, -31) * -2.0f);
-  const auto t = to_float(b << 2) * 0x1p-31f, q = t * t;
-  const auto s = horner(SIN, q) * t;
-  const auto c = as<F>(as<U>(horner(COS, q)) ^ (b & SIGN));
-  const auto swap = as<I>(b << 1) >> 31;
-  one = r * select(swap, s, c);
-  two = r * select(swap, c, s);
-}
-
-// Without the tail: for points of which none reaches w = 5, where the tail's polynomial begins.
-template <bool tail, int n> INLINE Many<F, n> quantile(Many<U, n> point) {
-  const auto centred = point ^ SIGN, negative = as<U>(as<I>(centred) >> 31);
-  const auto rest = (centred ^ negative) & 0x7fffffffu;
-  const auto d = (to_float(rest ^ 0x7fffffffu) + 0.5f) * 0x1p-31f;
-  const auto w = 0.0f - log_scaled(d * (2.0f - d), 0);
-  const auto x = (to_float(rest) + 0.5f) * 0x1p-31f;
-  Many<F, n> p;
-  if (tail) {
-    const auto central = less(w, 5.0f);
-    const auto v = select(central, w - 2.5f, root(w) - 3.5f);
-    p = v * select(central, CENTRE[0], TAIL[0]) + select(central, CENTRE[1], TAIL[1]);
-    for (int k = 2; k < 10; k++) p = p * v + select(central, CENTRE[k], TAIL[k]);
-  } else {
-    p = horner(CENTRE, w - 2.5f);
-  }
-  return as<F>(as<U>(p * x) ^ (negative & SIGN));
-}
-
 // first + ((word * count) >> 32), for a count below 2^32.
 template <int n> INLINE Many<U, n> point(Many<U, n> words, uint32_t first, uint32_t count) {
   for (int i = 0; i < n; i++) {
@@ -130,63 +118,103 @@ template <bool shifted, int n> INLINE Many<F, n> affine(Many<F, n> z, const Law&
 }
 
 template <int n> INLINE Many<F, n> clamp(Many<F, n> x, const Law& law) {
-  for (int i = 0; i < n; i++) {
-    x.v[i] = x.v[i] < law.least ? F{} + law.least : x.v[i];
-    x.v[i] = x.v[i] > law.most ? F{} + law.most : x.v[i];
-  }
+  for (int i = 0; i < n; i++) x.v[i] = least(law.most, greatest(law.least, x.v[i]));
   return x;
 }
 
-// The four numbers of every counter from its four words, side by side.
-template <class Transform>
-INLINE void each(const Words& words, unsigned n, float* out, Transform transform) {
-  for (unsigned j = 0; j < n; j += LANES, out += 4 * LANES) {
-    Many<U, 4> w;
-    for (int k = 0; k < 4; k++) w.v[k] = load<U>(words.plane[k] + j);
-    const Many<F, 4> z = transform(w);
-    const F a = zip_low(z.v[0], z.v[2], Each{}), c = zip_high(z.v[0], z.v[2], Each{});
-    const F b = zip_low(z.v[1], z.v[3], Each{}), d = zip_high(z.v[1], z.v[3], Each{});
-    store(out, zip_low(a, b, Each{}));
-    store(out + LANES, zip_high(a, b, Each{}));
-    store(out + 2 * LANES, zip_low(c, d, Each{}));
-    store(out + 3 * LANES, zip_high(c, d, Each{}));
+constexpr int MANY = 8;  // vectors abreast in loops from memory to memory
+constexpr uint64_t ALL = 1ull << 32;
+static_assert(BLOCK % (MANY * LANES) == 0, "blocks are made of whole steps");
+
+// A vector of each of the four words.
+INLINE Many<U, 4> across(const Words& words, unsigned j) {
+  Many<U, 4> out;
+  for (int k = 0; k < 4; k++) out.v[k] = load<U>(words.plane[k] + j);
+  return out;
+}
+
+// n vectors, one after the other in memory.
+template <class V, int n> INLINE Many<V, n> together(const uint32_t* from) {
+  Many<V, n> out;
+  for (int i = 0; i < n; i++) out.v[i] = load<V>(from + i * LANES);
+  return out;
+}
+template <class V, int n> INLINE void store(uint32_t* to, Many<V, n> values) {
+  for (int i = 0; i < n; i++) store(to + i * LANES, values.v[i]);
+}
+
+// One vector for each of the four words of LANES counters, as these counters follow one another.
+INLINE void interleave(float* out, F z0, F z1, F z2, F z3) {
+  const F a = zip_low(z0, z2, Each{}), c = zip_high(z0, z2, Each{});
+  const F b = zip_low(z1, z3, Each{}), d = zip_high(z1, z3, Each{});
+  store(out, zip_low(a, b, Each{}));
+  store(out + LANES, zip_high(a, b, Each{}));
+  store(out + 2 * LANES, zip_low(c, d, Each{}));
+  store(out + 3 * LANES, zip_high(c, d, Each{}));
+}
+
+// Box and Muller: the radii take the places of their words, then come the angles.
+template <bool shifted> void normals(const Law law, Words& words, unsigned n, float* out) {
+  for (int k = 0; k < 4; k += 2)
+    for (unsigned j = 0; j < n; j += MANY * LANES) {
+      const auto a = together<U, MANY>(words.plane[k] + j);
+      store(words.plane[k] + j, root(log_scaled(to_float(a >> 1) + 0.5f, -31) * -2.0f));
+    }
+  for (unsigned j = 0; j < n; j += 2 * LANES, out += 8 * LANES) {
+    const auto b = join(together<U, 2>(words.plane[1] + j), together<U, 2>(words.plane[3] + j));
+    const auto r = join(together<F, 2>(words.plane[0] + j), together<F, 2>(words.plane[2] + j));
+    const auto t = to_float(b << 2) * 0x1p-31f, q = t * t;
+    const auto s = horner(SIN, q) * t;
+    const auto c = as<F>(as<U>(horner(COS, q)) ^ (b & SIGN));
+    const auto swap = as<I>(b << 1) >> 31;
+    const auto one = affine<shifted>(r * select(swap, s, c), law);
+    const auto two = affine<shifted>(r * select(swap, c, s), law);
+    for (int i = 0; i < 2; i++)
+      interleave(out + i * 4 * LANES, one.v[i], two.v[i], one.v[2 + i], two.v[2 + i]);
   }
 }
 
-#define TRANSFORM [law](Many<U, 4> w) __attribute__((always_inline))  // a copy: no aliases
-
-template <bool shifted>
-void normals(const Law law, const Words& words, unsigned n, float* out) {
-  each(words, n, out, TRANSFORM {
-    Many<F, 2> one, two;
-    box_muller(Many<U, 2>{w.v[0], w.v[2]}, Many<U, 2>{w.v[1], w.v[3]}, one, two);
-    return affine<shifted>(Many<F, 4>{one.v[0], two.v[0], one.v[1], two.v[1]}, law);
-  });
+template <bool shifted> void uniforms(const Law law, Words& words, unsigned n, float* out) {
+  for (unsigned j = 0; j < n; j += LANES, out += 4 * LANES) {
+    const auto z = clamp(affine<shifted>(to_float(across(words, j)) * 0x1p-31f, law), law);
+    interleave(out, z.v[0], z.v[1], z.v[2], z.v[3]);
+  }
 }
 
-template <bool shifted>
-void uniforms(const Law law, const Words& words, unsigned n, float* out) {
-  each(words, n, out,
-       TRANSFORM { return clamp(affine<shifted>(to_float(w) * 0x1p-31f, law), law); });
+// The points take the places of their words; w of each goes into `depths`.
+template <bool shifted, bool tail>
+void truncated(const Law law, Words& words, unsigned n, float* out) {
+  Words depths;
+  for (int k = 0; k < 4; k++)
+    for (unsigned j = 0; j < n; j += MANY * LANES) {
+      auto points = together<U, MANY>(words.plane[k] + j);
+      if (law.count < ALL) {
+        points = point(points, law.first, uint32_t(law.count));
+        store(words.plane[k] + j, points);
+      }
+      const auto centred = points ^ SIGN, negative = as<U>(as<I>(centred) >> 31);
+      const auto rest = ((centred ^ negative) & 0x7fffffffu) ^ 0x7fffffffu;
+      const auto d = (to_float(rest) + 0.5f) * 0x1p-31f;
+      store(depths.plane[k] + j, 0.0f - log_scaled(d * (2.0f - d), 0));
+    }
+  for (unsigned j = 0; j < n; j += LANES, out += 4 * LANES) {
+    const auto centred = across(words, j) ^ SIGN, negative = as<U>(as<I>(centred) >> 31);
+    const auto x = (to_float((centred ^ negative) & 0x7fffffffu) + 0.5f) * 0x1p-31f;
+    const auto w = as<F>(across(depths, j));
+    auto p = horner(CENTRE, w - 2.5f);
+    if (tail) {
+      const auto central = less(w, 5.0f);
+      if (!all(central)) p = select(central, p, horner(TAIL, root(w) - 3.5f));
+    }
+    const auto z = clamp(affine<shifted>(as<F>(as<U>(p * x) ^ (negative & SIGN)), law), law);
+    interleave(out, z.v[0], z.v[1], z.v[2], z.v[3]);
+  }
 }
 
-template <bool shifted>
-void truncated(const Law law, const Words& words, unsigned n, float* out) {
-  // w = 5 leaves 0.17 % on either side: 0.2 % is well inside.
-  const uint64_t all = 1ull << 32, margin = all / 500;
-  if (law.count == all)
-    each(words, n, out,
-         TRANSFORM { return clamp(affine<shifted>(quantile<true>(w), law), law); });
-  else if (law.first < margin || law.first + law.count > all - margin)
-    each(words, n, out, TRANSFORM {
-      const auto points = point(w, law.first, uint32_t(law.count));
-      return clamp(affine<shifted>(quantile<true>(points), law), law);
-    });
-  else
-    each(words, n, out, TRANSFORM {
-      const auto points = point(w, law.first, uint32_t(law.count));
-      return clamp(affine<shifted>(quantile<false>(points), law), law);
-    });
+// Whether points reach beyond w = 5, which leaves 0.17 % on either side: 0.2 % is well inside.
+INLINE bool reaches_tail(const Law& law) {
+  const uint64_t margin = ALL / 500;
+  return law.first < margin || law.first + law.count > ALL - margin;
 }
 
 void numbers(const Law& law, const uint64_t* listed, uint64_t first, unsigned n, float* out) {
@@ -194,16 +222,22 @@ void numbers(const Law& law, const uint64_t* listed, uint64_t first, unsigned n,
     for (unsigned j = 0; j < 4 * n; j++) out[j] = law.shift;
     return;
   }
+  uint64_t counters[BLOCK];
+  if (!listed && first >> 32 != (first + BLOCK - 1) >> 32) {
+    for (unsigned j = 0; j < BLOCK; j++) counters[j] = first + j;
+    listed = counters;
+  }
   Words words;
   if (listed)
     philox<true>(law, listed, first, n, words);
   else
     philox<false>(law, listed, first, n, words);
-  const bool shifted = law.shift != 0;
+  const bool shifted = law.shift != 0, tail = reaches_tail(law);
   const auto transform = law.kind == NORMAL    ? shifted ? normals<true> : normals<false>
                          : law.kind == UNIFORM ? shifted ? uniforms<true> : uniforms<false>
-                         : shifted             ? truncated<true>
-                                               : truncated<false>;
+                         : tail ? shifted ? truncated<true, true> : truncated<false, true>
+                         : shifted ? truncated<true, false>
+                                   : truncated<false, false>;
   transform(law, words, n, out);
 }
 

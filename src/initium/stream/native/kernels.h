@@ -23,7 +23,7 @@ constexpr unsigned BLOCK = 256;  // counters at a time: their words stay in the 
 
 struct Kernels {
   // The 4 n numbers of n <= BLOCK counters: those listed, or n from `first` on if none are.
-  // Writes as many as there are for n rounded up to a multiple of 16.
+  // Writes as many as there are for n rounded up to a multiple of 32.
   void (*numbers)(const Law&, const uint64_t* listed, uint64_t first, unsigned n, float* out);
   void (*cast[TYPES])(const float* values, void* out, size_t n);
 

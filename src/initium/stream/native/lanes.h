@@ -39,12 +39,17 @@ INLINE F root(F x) { return (F)_mm512_sqrt_ps((__m512)x); }
 INLINE Q product(Q a, uint32_t b) {
   return (Q)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(b));
 }
+// b where it is not beyond a, in the order of the arguments also for zeros.
+INLINE F greatest(float a, F b) { return (F)_mm512_max_ps(_mm512_set1_ps(a), (__m512)b); }
+INLINE F least(float a, F b) { return (F)_mm512_min_ps(_mm512_set1_ps(a), (__m512)b); }
 INLINE D add_product(D sum, D a, D b) { return (D)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)sum); }
 #elif defined(INITIUM_INTRINSICS) && defined(__AVX2__)
 INLINE F root(F x) { return (F)_mm256_sqrt_ps((__m256)x); }
 INLINE Q product(Q a, uint32_t b) {
   return (Q)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(b));
 }
+INLINE F greatest(float a, F b) { return (F)_mm256_max_ps(_mm256_set1_ps(a), (__m256)b); }
+INLINE F least(float a, F b) { return (F)_mm256_min_ps(_mm256_set1_ps(a), (__m256)b); }
 INLINE D add_product(D sum, D a, D b) { return (D)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)sum); }
 #elif defined(INITIUM_INTRINSICS) && defined(__aarch64__)
 INLINE F root(F x) { return (F)vsqrtq_f32((float32x4_t)x); }
@@ -64,12 +69,30 @@ INLINE Q product(Q a, uint32_t b) {
 INLINE D add_product(D sum, D a, D b) { return sum + a * b; }
 #endif
 
+// Whether the mask holds in every lane.
+INLINE bool all(I mask) {
+#if defined(INITIUM_INTRINSICS) && defined(__AVX512F__)
+  return _mm512_movepi32_mask((__m512i)mask) == 0xffff;
+#elif defined(INITIUM_INTRINSICS) && defined(__AVX2__)
+  return _mm256_movemask_ps((__m256)mask) == 0xff;
+#else
+  int32_t both = -1;
+  for (int i = 0; i < LANES; i++) both &= mask[i];
+  return both;
+#endif
+}
+
+#if !defined(INITIUM_INTRINSICS) || !defined(__x86_64__)
+INLINE F greatest(float a, F b) { return a > b ? F{} + a : b; }
+INLINE F least(float a, F b) { return a < b ? F{} + a : b; }
+#endif
+
 // The lanes of two vectors in another order: lane i of b has number LANES + i.
 template <class V, int... Order> INLINE V shuffle(V a, V b) {
 #ifdef __clang__
   return __builtin_shufflevector(a, b, Order...);
 #else
-  return __builtin_shuffle(a, b, U{Order...});
+  return __builtin_shuffle(a, b, decltype(V{} < V{}){Order...});
 #endif
 }
 
@@ -88,7 +111,14 @@ template <int... N> INLINE U even_lanes(U a, U b, std::integer_sequence<int, N..
 template <int... N> INLINE U odd_lanes(U a, U b, std::integer_sequence<int, N...>) {
   return shuffle<U, (N % 2 ? LANES + N : N + 1)...>(a, b);
 }
+template <int... N> INLINE Q even_counters(Q a, Q b, std::integer_sequence<int, N...>) {
+  return shuffle<Q, 2 * N...>(a, b);
+}
+template <int... N> INLINE Q odd_counters(Q a, Q b, std::integer_sequence<int, N...>) {
+  return shuffle<Q, (2 * N + 1)...>(a, b);
+}
 typedef std::make_integer_sequence<int, LANES> Each;
+typedef std::make_integer_sequence<int, LANES / 2> Halves;
 
 // Vectors that go through the same steps side by side, so that none waits for the one before.
 template <class V, int n> struct Many {
@@ -142,9 +172,14 @@ template <int n> INLINE Many<F, n> select(Many<I, n> mask, Many<F, n> a, Many<F,
   EACH a.v[i] = mask.v[i] ? a.v[i] : b.v[i];
   return a;
 }
-template <int n> INLINE Many<F, n> select(Many<I, n> mask, float a, float b) {
-  Many<F, n> out;
-  EACH out.v[i] = mask.v[i] ? F{} + a : F{} + b;
+template <int n> INLINE bool all(Many<I, n> mask) {
+  I both = mask.v[0];
+  for (int i = 1; i < n; i++) both &= mask.v[i];
+  return all(both);
+}
+template <class V, int n> INLINE Many<V, 2 * n> join(Many<V, n> a, Many<V, n> b) {
+  Many<V, 2 * n> out;
+  EACH out.v[i] = a.v[i], out.v[n + i] = b.v[i];
   return out;
 }
 #undef EACH

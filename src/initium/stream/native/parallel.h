@@ -1,7 +1,9 @@
-// Fork and join: the same work in contiguous shares, whose bounds never change a result.
+// Fork and join: pieces of the same work, taken in turn by whichever thread is free, so that one which
+// shares its processor with something else holds up no other. Bounds never change a result.
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <system_error>
 #include <thread>
@@ -9,22 +11,27 @@
 
 namespace initium {
 
-// Calls work(start, stop) for disjoint ranges that cover [0, n): at most `threads` at a time, each
-// of at least about `share`, with bounds at multiples of `grain`.
+constexpr uint64_t PIECES = 32;  // for every thread
+
+// Calls work(start, stop) for disjoint ranges that cover [0, n), with bounds at multiples of `grain`:
+// at most `threads` at a time, and fewer if there is less than `share` for each.
 template <class Work>
 void parallel(unsigned threads, uint64_t n, uint64_t share, uint64_t grain, const Work& work) {
-  const uint64_t parts = std::max<uint64_t>(1, std::min<uint64_t>(threads, n / share));
-  const auto bound = [=](uint64_t part) {
-    return part == parts ? n : std::min(n, n / parts * part / grain * grain);
+  const uint64_t parts = std::min<uint64_t>(threads, n / share);
+  if (parts <= 1) return work(uint64_t(0), n);
+  const uint64_t least = std::max(n / (parts * PIECES), (share + 3) / 4);
+  const uint64_t piece = (least + grain - 1) / grain * grain;
+  std::atomic<uint64_t> next{0};
+  const auto take = [&] {
+    for (uint64_t start; (start = next.fetch_add(piece)) < n;)
+      work(start, std::min(n, start + piece));
   };
   std::vector<std::thread> started;
-  uint64_t part = 1;
   try {
-    for (; part < parts; part++) started.emplace_back(work, bound(part), bound(part + 1));
-  } catch (const std::system_error&) {  // no more threads: the rest is done here
-    work(bound(part), n);
+    while (started.size() + 1 < parts) started.emplace_back(take);
+  } catch (const std::system_error&) {  // no more threads: those that there are do the rest
   }
-  work(uint64_t(0), bound(1));
+  take();
   for (std::thread& thread : started) thread.join();
 }
 
