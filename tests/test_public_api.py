@@ -15,6 +15,7 @@ import pytest
 import initium
 
 EXPORTED = [
+    "Calibration",
     "DependencyError",
     "Entry",
     "Finding",
@@ -27,12 +28,14 @@ EXPORTED = [
     "Plan",
     "PlanError",
     "PlanFileError",
+    "Prediction",
     "Recipe",
     "RecipeError",
     "Report",
     "Rule",
     "SpecError",
     "__version__",
+    "calibrate",
     "check",
     "errors",
     "explain",
@@ -40,6 +43,7 @@ EXPORTED = [
     "initialize",
     "inspect",
     "plan",
+    "predict",
     "recipes",
     "spec",
     "stream",

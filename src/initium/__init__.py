@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from initium import errors, init, recipes, spec, stream, testing
     from initium._api import initialize, plan
+    from initium._calibrate import Calibration, calibrate
     from initium._check import check
     from initium._inspect import inspect
     from initium._plan import Entry, Plan, Recipe, Rule
     from initium._plan.explain import explain
+    from initium._predict import Prediction, predict
     from initium._report.records import Finding, Report
     from initium._types import ModelView, ParameterView
     from initium.errors import (
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Calibration",
     "DependencyError",
     "Entry",
     "Finding",
@@ -53,12 +56,14 @@ __all__ = [
     "Plan",
     "PlanError",
     "PlanFileError",
+    "Prediction",
     "Recipe",
     "RecipeError",
     "Report",
     "Rule",
     "SpecError",
     "__version__",
+    "calibrate",
     "check",
     "errors",
     "explain",
@@ -66,6 +71,7 @@ __all__ = [
     "initialize",
     "inspect",
     "plan",
+    "predict",
     "recipes",
     "spec",
     "stream",
@@ -76,10 +82,12 @@ _SUBMODULES = frozenset({"errors", "init", "recipes", "spec", "stream", "testing
 
 _HOMES = {
     "initium._api": ("initialize", "plan"),
+    "initium._calibrate": ("Calibration", "calibrate"),
     "initium._check": ("check",),
     "initium._inspect": ("inspect",),
     "initium._plan": ("Entry", "Plan", "Recipe", "Rule"),
     "initium._plan.explain": ("explain",),
+    "initium._predict": ("Prediction", "predict"),
     "initium._report.records": ("Finding", "Report"),
     "initium._types": ("ModelView", "ParameterView"),
     "initium.errors": (

@@ -1,0 +1,251 @@
+"""Lazy draws: the model's own code runs without its weights, and products are drawn when needed.
+
+Activations are real, on the CPU, forward and backward. A parameter with more than ``dense``
+elements is a :class:`~initium._predict.lazy.weight.LazyWeight`: a product with it is drawn from its
+law given all earlier products, so that ties, reuse and the transposed products of the backward pass
+are exact; the small ones have the values that the plan gives them.
+
+Dropout is switched off, as in a check. Not covered: gradients of the weights themselves, reentrant
+activation checkpointing of frozen inputs, ``alpha_dropout`` in training mode, models that write to
+their weights while they run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from initium._model.call import call, map_tensors, must_be_module, tensors
+from initium._model.names import Slot, slots
+from initium._model.state import preserved
+from initium._plan import Entry, Plan
+from initium._predict.lazy.source import Shared, Source, values
+from initium._predict.lazy.view import View
+from initium._predict.lazy.weight import LazyWeight
+from initium._predict.measure import Gauge
+from initium._predict.records import Draw
+from initium.errors import InitiumError, InputError, ModelError, PlanError
+from initium.spec import Keep
+
+__all__ = ["draw"]
+
+aten = torch.ops.aten
+MEMORY = 4 << 30
+IGNORED = -100
+"""torch's ``ignore_index``."""
+
+
+def draw(
+    model: nn.Module,
+    plan: Plan,
+    inputs: object,
+    *,
+    targets: object = None,
+    loss_fn: Callable[[Any, Any], Any] | None = None,
+    seed: int = 0,
+    dense: int = 65536,
+    memory: int = MEMORY,
+) -> Draw:
+    """One forward and backward pass as it would be after ``plan.apply(model)``, without weights.
+
+    Args:
+        model: any module; its parameters may be on the meta device, and are never read.
+        plan: of this model; its seed is not used.
+        inputs: a batch on the CPU: a mapping, a tuple or one tensor.
+        targets: for ``loss_fn``, or class indices of the output for a cross-entropy.
+        loss_fn: ``loss_fn(output, targets)``. Without it the loss is the model's own, else the
+            cross-entropy with the targets, else a standard normal cotangent of the output, the same
+            in every draw and in a check.
+        seed: of this draw; the same seed gives the same numbers.
+        dense: parameters of at most so many elements have values.
+        memory: bytes that may be spent on the values of larger ones, where a product would see
+            most of a weight or an operator needs them.
+
+    Returns:
+        Moments of every module's output, the loss, and notes where a law was not exact.
+
+    Raises:
+        PlanError: the plan lacks a parameter, or keeps one that the model has no values for.
+        InputError: a loss that does not fit.
+        ModelError: the model does not run, or needs more values than ``memory`` allows.
+
+    Example:
+        >>> import initium
+        >>> layer = nn.Linear(4096, 4096, bias=False, device="meta")
+        >>> plan = initium.plan(layer, "normal(0.015625)")
+        >>> found = draw(layer, plan, torch.ones(1, 4096))
+        >>> bool(abs(found.layers[""].second_moment - 1) < 0.2)
+        True
+
+    Source: Lu 2021, Householder Dice (arXiv:2101.07464).
+    """
+    must_be_module(model)
+    shared = Shared(seed, memory, once=True)
+    inputs = map_tensors(inputs, _on_cpu)
+    with preserved(model), _swapped(model, plan, dense, shared):
+        gauge = Gauge(model)
+        torch.manual_seed(seed)
+        try:
+            with torch.enable_grad(), gauge.watching(), _WithoutDropout():
+                output = call(model, inputs)
+                gauge.forward_done = True
+                loss, start, cotangents = _start(output, targets, loss_fn)
+                del output
+                if any(tensor.requires_grad for tensor in start):
+                    torch.autograd.backward(start, cotangents)
+                else:
+                    shared.note("the output has no gradient")
+        except InitiumError:
+            raise
+        except Exception as error:
+            line = (str(error).strip().splitlines() or [""])[0]
+            phase = "backward" if gauge.forward_done else "forward"
+            raise ModelError(
+                f"the {phase} pass of a draw fails: {type(error).__name__}: {line}",
+                where=type(model).__name__,
+                fix="check that the inputs fit the model, and that it runs without its weights' "
+                "values in its own code",
+            ) from error
+    return Draw(layers=gauge.layers(), loss=loss, notes=tuple(shared.notes))
+
+
+def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_meta:
+        raise InputError(
+            "is on the meta device and has no values",
+            where="inputs",
+            value=tuple(tensor.shape),
+            fix="pass a real batch; only the parameters may lack values",
+        )
+    return tensor.detach().cpu()
+
+
+@contextmanager
+def _swapped(model: nn.Module, plan: Plan, dense: int, shared: Shared) -> Iterator[None]:
+    """Every parameter and buffer replaced by what a draw uses, and put back afterwards."""
+    undo: list[tuple[dict[str, Any], str, torch.Tensor]] = []
+    try:
+        for name, slot in slots(model).items():
+            drawn = _drawn(name, slot, _entry(plan, name, slot), dense, shared)
+            for module, leaf in slot.places:
+                holder: dict[str, Any] = module._buffers if slot.is_buffer else module._parameters
+                undo.append((holder, leaf, slot.tensor))
+                holder[leaf] = drawn
+        yield
+    finally:
+        for holder, leaf, tensor in undo:
+            holder[leaf] = tensor
+
+
+def _entry(plan: Plan, name: str, slot: Slot) -> Entry:
+    entry = plan.entries.get(name)
+    if entry is None:
+        if slot.is_buffer:
+            return Entry(Keep(), tuple(slot.tensor.shape), "", "buffer", "")
+        raise PlanError("is not in the plan", where=name, fix="plan this model anew")
+    if entry.shape != tuple(slot.tensor.shape):
+        raise PlanError(
+            f"has another shape in the plan, {entry.shape}",
+            where=name,
+            value=tuple(slot.tensor.shape),
+            fix="plan this model anew",
+        )
+    return entry
+
+
+def _drawn(name: str, slot: Slot, entry: Entry, dense: int, shared: Shared) -> torch.Tensor:
+    tensor, kept = slot.tensor, isinstance(entry.spec, Keep)
+    if kept and not tensor.is_meta:
+        held = tensor.detach().cpu().clone()
+        return held if slot.is_buffer else nn.Parameter(held, tensor.requires_grad)
+    floating = tensor.is_floating_point()
+    if kept or slot.is_buffer or tensor.numel() <= dense or not floating:
+        made = values(name, entry, shared.seed, tensor.dtype)
+        return made if slot.is_buffer else nn.Parameter(made, tensor.requires_grad)
+    source = Source(name, entry, tensor.dtype, tensor.requires_grad, shared)
+    return LazyWeight(source, View.of(entry.shape), tensor.dtype)
+
+
+class _WithoutDropout(TorchDispatchMode):
+    """Masks of dropout and stochastic depth hold their expectation, which is then divided out."""
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: object,
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is aten.bernoulli_.float:
+            return args[0].fill_(args[1] if len(args) > 1 else 0.5)
+        if func is aten.native_dropout.default:
+            return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
+        return func(*args, **(kwargs or {}))
+
+
+def _start(
+    output: Any, targets: Any, loss_fn: Callable[[Any, Any], Any] | None
+) -> tuple[float | None, list[torch.Tensor], list[torch.Tensor | None]]:
+    """The value of the loss, and what the backward pass starts from."""
+    loss = _loss(output, targets, loss_fn)
+    if loss is not None:
+        return float(loss.detach()), [loss], [None]
+    found = [tensor for tensor in _outputs(output) if tensor.is_floating_point()]
+    if not found:
+        raise ModelError(
+            "the model's output holds no floating-point tensor", value=type(output).__name__
+        )
+    used = [tensor for tensor in found if tensor.requires_grad] or found
+    generator = torch.Generator().manual_seed(0)
+    return None, used, [torch.randn(t.shape, generator=generator).to(t.dtype) for t in used]
+
+
+def _loss(
+    output: Any, targets: Any, loss_fn: Callable[[Any, Any], Any] | None
+) -> torch.Tensor | None:
+    if loss_fn is not None:
+        try:
+            loss = loss_fn(output, targets)
+        except Exception as error:
+            raise InputError(
+                f"raises {type(error).__name__}: {error}",
+                where="loss_fn",
+                fix="loss_fn(output, targets) gets what the model returned and the targets",
+            ) from error
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+            raise InputError("is not a scalar tensor", where="loss_fn", value=type(loss).__name__)
+        return loss.reshape(())
+    own = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    if isinstance(own, torch.Tensor):
+        return own.reshape(())
+    if isinstance(output, torch.Tensor) and output.dim() == 0:
+        return output
+    return None if targets is None else _cross_entropy(_outputs(output)[0], targets)
+
+
+def _cross_entropy(logits: torch.Tensor, targets: Any) -> torch.Tensor:
+    """Over the last dimension, or over the second as for images."""
+    if isinstance(targets, torch.Tensor) and not targets.is_floating_point() and logits.dim() > 1:
+        targets = targets.cpu().long()
+        if targets.shape == logits.shape[:-1]:
+            logits = logits.movedim(-1, 1)
+        if targets.shape == (logits.shape[0], *logits.shape[2:]):
+            return F.cross_entropy(logits, targets, ignore_index=IGNORED)
+    raise InputError(
+        f"are no class indices for an output of shape {tuple(logits.shape)}",
+        where="targets",
+        value=tuple(getattr(targets, "shape", ())),
+        fix="pass targets of the output's shape without its class dimension, or loss_fn=",
+    )
+
+
+def _outputs(output: Any) -> list[torch.Tensor]:
+    """The logits where they are named, else every tensor of the output."""
+    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    return [named] if isinstance(named, torch.Tensor) else list(tensors(output))

@@ -1,0 +1,135 @@
+"""Moments of every module's output, and of the gradient that comes back to it.
+
+The same definition as a check's records: the first floating tensor of the output, all calls of the
+module together; a tensor that several nested modules return is reduced once.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from initium._model.call import first_floating
+from initium._model.names import named_modules
+from initium._predict.records import LayerMoments
+
+__all__ = ["Gauge"]
+
+
+@dataclass(slots=True)
+class _Sums:
+    elements: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> _Sums:
+        tensor = tensor.detach()
+        if tensor.is_complex():
+            tensor = torch.view_as_real(tensor.resolve_conj())
+        norm = torch.linalg.vector_norm(tensor, dtype=torch.float64)
+        return cls(tensor.numel(), float(tensor.sum(dtype=torch.float64)), float(norm) ** 2)
+
+    def add(self, other: _Sums) -> None:
+        self.elements += other.elements
+        self.total += other.total
+        self.squares += other.squares
+
+
+@dataclass(slots=True)
+class _Layer:
+    name: str
+    module_type: str
+    order: int
+    shape: tuple[int, ...]
+    calls: int = 0
+    forward: _Sums = field(default_factory=_Sums)
+    backward: _Sums = field(default_factory=_Sums)
+
+    def moments(self) -> LayerMoments:
+        forward, backward = self.forward, self.backward
+        return LayerMoments(
+            name=self.name,
+            module_type=self.module_type,
+            order=self.order,
+            calls=self.calls,
+            shape=self.shape,
+            mean=forward.total / forward.elements,
+            second_moment=forward.squares / forward.elements,
+            grad_second_moment=backward.squares / backward.elements if backward.elements else None,
+        )
+
+
+@dataclass(slots=True)
+class _Seen:
+    """One output tensor, and the layers that returned it."""
+
+    reference: weakref.ref[torch.Tensor]
+    version: int
+    sums: _Sums
+    layers: list[_Layer]
+
+
+class Gauge:
+    """Hooks for one forward and backward pass of a model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.found: dict[str, _Layer] = {}
+        self.seen: dict[int, _Seen] = {}
+        self.handles: list[Any] = []
+        self.forward_done = False
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Hooks are there inside the block, and gone after it."""
+        try:
+            for name, module in named_modules(self.model):
+                self.handles.append(module.register_forward_hook(self._hook(name)))
+            yield
+        finally:
+            for handle in self.handles:
+                handle.remove()
+            self.seen.clear()
+
+    def layers(self) -> dict[str, LayerMoments]:
+        """By module, in the order in which they finished."""
+        return {name: layer.moments() for name, layer in self.found.items()}
+
+    def _hook(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            tensor = first_floating(output)
+            if tensor is not None and tensor.numel() and not self.forward_done:
+                self._take(name, module, tensor)
+
+        return hook
+
+    def _take(self, name: str, module: nn.Module, tensor: torch.Tensor) -> None:
+        layer = self.found.get(name)
+        if layer is None:
+            kind, shape = type(module).__name__, tuple(tensor.shape)
+            layer = self.found[name] = _Layer(name, kind, len(self.found), shape)
+        seen = self.seen.get(id(tensor))
+        if seen is None or seen.reference() is not tensor or seen.version != tensor._version:
+            seen = _Seen(weakref.ref(tensor), tensor._version, _Sums.of(tensor), [])
+            self.seen[id(tensor)] = seen
+            if tensor.requires_grad:
+                self.handles.append(tensor.register_hook(_gradient(seen.layers)))
+        seen.layers.append(layer)
+        layer.calls += 1
+        layer.forward.add(seen.sums)
+
+
+def _gradient(layers: list[_Layer]) -> Callable[[torch.Tensor], None]:
+    def hook(gradient: torch.Tensor) -> None:
+        sums = _Sums.of(gradient)
+        for layer in layers:
+            layer.backward.add(sums)
+
+    return hook

@@ -1,0 +1,128 @@
+"""Predictions without weights, against the moments of real starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import initium
+from initium.errors import InputError, ModelError, PlanError
+
+
+class Residual(nn.Module):
+    """A small pre-norm net with a branch per block."""
+
+    def __init__(self, width: int = 224, blocks: int = 3) -> None:
+        super().__init__()
+        self.embed = nn.Linear(20, width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(blocks))
+        self.up = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(blocks))
+        self.down = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(blocks))
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x)
+        for norm, up, down in zip(self.norms, self.up, self.down, strict=True):
+            x = x + down(F.gelu(up(norm(x))))
+        logits: torch.Tensor = self.head(x)
+        return logits
+
+
+class Sum(nn.Module):
+    """Nothing says what it takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.ones(3))
+
+    def forward(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return one + other + self.shift
+
+
+@pytest.fixture(scope="module")
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(16, 20, generator=generator), torch.arange(16) % 10
+
+
+def test_real_starts_lie_in_the_bands(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    inputs, targets = batch
+    real, meta = Residual(), Residual().to("meta")
+    view, plan = initium.inspect(real, inputs), initium.plan(real, "auto", inputs)
+    predicted = initium.predict(meta, plan, inputs, targets=targets, draws=6)
+    inside = total = 0
+    logs: dict[str, list[float]] = {name: [] for name in predicted.layers}
+    for seed in range(8):
+        dataclasses.replace(plan, seed=seed).apply(real)
+        report = initium.check(real, inputs, targets, view=view)
+        assert report.loss.value is not None
+        assert predicted.loss is not None
+        assert report.loss.value == pytest.approx(predicted.loss, rel=0.05)
+        for name, layer in report.layers.items():
+            band = predicted.layers[name].band
+            inside += band.low <= layer.second_moment <= band.high
+            total += 1
+            logs[name].append(math.log(layer.second_moment))
+    assert inside / total > 0.9
+    for name, found in logs.items():
+        mean = sum(found) / len(found)
+        assert mean == pytest.approx(math.log(predicted.layers[name].second_moment), abs=0.2)
+
+
+def test_the_same_seed_predicts_the_same(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    inputs, targets = batch
+    model = Residual(64, 1)
+    plan = initium.plan(model, "he", inputs)
+    before = [parameter.clone() for parameter in model.parameters()]
+    one, same, other = (
+        initium.predict(model, plan, inputs, targets=targets, draws=3, seed=seed)
+        for seed in (1, 1, 2)
+    )
+    assert one == same
+    assert one.layers["head"].second_moment != other.layers["head"].second_moment
+    for parameter, was in zip(model.parameters(), before, strict=True):
+        assert torch.equal(parameter, was)
+
+
+def test_a_closed_branch_is_predicted_as_zero(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    model = nn.Sequential(nn.Linear(20, 300), nn.ReLU(), nn.Linear(300, 300))
+    plan = initium.plan(
+        model, "he", batch[0], rules=[initium.Rule("zeros", name="2.weight", reason="closed")]
+    )
+    found = initium.predict(model, plan, batch[0], draws=3).layers
+    assert found["2"].second_moment == 0
+    assert (found["2"].band.low, found["2"].band.high) == (0, 0)
+    assert found["0"].grad_second_moment == 0
+
+
+def test_it_prints_and_reads_as_json(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    model = Residual(64, 3)
+    plan = initium.plan(model, "auto", batch[0])
+    predicted = initium.predict(model, plan, batch[0], targets=batch[1], draws=3)
+    text = str(predicted)
+    assert "Residual under auto: predicted from 3 draws" in text
+    assert "up.{0..2}" in text
+    assert "first loss 2." in text
+    data = json.loads(predicted.to_json())
+    assert (data["initium"], data["version"]) == ("prediction", 1)
+    assert data["layers"]["head"]["second_moment"] == predicted.layers["head"].second_moment
+
+
+def test_wrong_use_is_said(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    model = nn.Linear(20, 4)
+    plan = initium.plan(model, "he")
+    with pytest.raises(InputError, match=r"draws: has to be at least 3 \(got 2\)"):
+        initium.predict(model, plan, batch[0], draws=2)
+    with pytest.raises(PlanError, match="shape"):
+        initium.predict(nn.Linear(20, 5), plan, batch[0])
+    with pytest.raises(InputError, match="needs a batch"):
+        initium.predict(Sum(), initium.plan(Sum(), "zeros"))
+    with pytest.raises(ModelError, match="the forward pass of a draw fails") as caught:
+        initium.predict(model, plan, torch.ones(2, 7))
+    assert "7" in str(caught.value)
