@@ -9,7 +9,8 @@ their keys, and the reading takes the queries. Left out: state spaces whose step
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Hashable, Iterator
 
 from initium._inspect.attention import Attention, Operand, first_forward
 from initium._inspect.facts import channel_axis
@@ -25,6 +26,8 @@ __all__ = ["find_linear_attention"]
 
 FAR = 256
 """Values that are looked through from one product to another."""
+STEPS = 4
+"""Pairs of a writing and a reading that are looked at where a loop over positions repeats them."""
 
 
 def find_linear_attention(
@@ -35,15 +38,26 @@ def find_linear_attention(
         return
     known = {attention.node.id for attention in found}
     steps = find_steps(flow)
+    tried: Counter[Hashable] = Counter()
     for node in flow.graph.nodes:
         if not flow.is_data_product(node) or node.id in known or not _is_read(flow, node):
             continue
         sides = flow.factors(node)
         for place, state in enumerate(sides):
+            alike = (node.module, node.op, node.out.shape, place, _names(flow, sides[1 - place]))
+            if tried[alike] >= STEPS:
+                continue
             for writing in _writings(flow, state, steps):
+                tried[alike] += 1
                 read = _operands(flow, node, place, writing)
                 if read is not None:
+                    tried[alike] = STEPS
                     yield Attention(node, read, first_forward(flow, node.out, streams))
+
+
+def _names(flow: Flow, value: Value) -> tuple[str, ...]:
+    """The parameters of the weights behind a value."""
+    return tuple(sorted({use.parameter for use in flow.nearest(value)}))
 
 
 def _outer(flow: Flow, node: Node) -> bool:
