@@ -108,6 +108,8 @@ def test_it_prints_and_reads_as_json(batch: tuple[torch.Tensor, torch.Tensor]) -
     text = str(predicted)
     assert "Residual under auto: predicted from 3 draws" in text
     assert "up.{0..2}" in text
+    noted = dataclasses.replace(predicted, notes=("a b: c", "up.0.w: x", "up.1.w: x", "up.2.w: y"))
+    assert str(noted).endswith("note: a b: c\nnote: up.{0..1}.w: x\nnote: up.2.w: y")
     assert "first loss 2." in text
     data = json.loads(predicted.to_json())
     assert (data["initium"], data["version"]) == ("prediction", 1)

@@ -42,7 +42,7 @@ def prediction_table(prediction: Prediction, width: int | None = None) -> str:
         band = prediction.loss_band
         low, high = number(band.low, 4), number(band.high, 4)
         parts += ["", f"first loss {number(prediction.loss, 4)}, 95% of starts {low} .. {high}"]
-    parts += [f"note: {note}" for note in prediction.notes]
+    parts += [f"note: {note}" for note in _folded(prediction.notes)]
     return render(*parts, width=width)
 
 
@@ -53,6 +53,17 @@ def _shown(layers: list[LayerPrediction]) -> list[LayerPrediction]:
         if not same or before.grad_second_moment != layer.grad_second_moment:
             found.append(layer)
     return found
+
+
+def _folded(notes: tuple[str, ...]) -> list[str]:
+    """Notes on parameters, ``name: text``, with the names of repeated blocks in one."""
+    parts = [note.partition(": ") for note in notes]
+    named = fold((name, text) for name, mark, text in parts if mark and " " not in name)
+    texts = {name: text for name, _, text in parts}
+    rest = [
+        note for note, (name, mark, _) in zip(notes, parts, strict=True) if not mark or " " in name
+    ]
+    return [*rest, *(f"{group.pattern}: {texts[group.names[0]]}" for group in named)]
 
 
 def _path(values: list[float | None]) -> str:
