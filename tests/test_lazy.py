@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import initium
-import initium._predict.lazy as lazy_module
+import initium._predict.lazy.api as lazy_module
 from initium._load.optional import import_optional
 from initium._plan import Entry, Plan
 from initium._predict.lazy import draw

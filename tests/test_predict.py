@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -116,11 +117,57 @@ def test_it_prints_and_reads_as_json(batch: tuple[torch.Tensor, torch.Tensor]) -
     assert data["layers"]["head"]["second_moment"] == predicted.layers["head"].second_moment
 
 
+@pytest.mark.parametrize(
+    "normed", [nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm]
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_spectral_norms_are_those_of_the_drawn_weights(normed: Any, training: bool) -> None:
+    def build() -> nn.Module:
+        return nn.Sequential(normed(nn.Linear(300, 300)), nn.ReLU(), nn.Linear(300, 5))
+
+    torch.manual_seed(0)
+    inputs, model = torch.randn(16, 300), build().train(training)
+    plan = initium.plan(model, "auto", inputs)
+    predicted = initium.predict(model, plan, inputs, draws=4).layers["0"].second_moment
+    real = []
+    for seed in range(4):
+        dataclasses.replace(plan, seed=seed).apply(model)
+        real.append(initium.check(model, inputs).layers["0"].second_moment)
+    assert predicted == pytest.approx(sum(real) / 4, rel=0.15)
+
+
+def test_ties_lost_on_the_way_to_meta_are_those_of_the_plan() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(500, 256)
+            self.head = nn.Linear(256, 500, bias=False)
+            self.head.weight = self.table.weight
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.head(self.table(tokens))
+            return logits
+
+    tokens, model = torch.arange(32).reshape(2, 16), Tied()
+    plan = initium.plan(model, "normal(0.5)", tokens)
+    lost = Tied().to("meta")
+    assert lost.head.weight is not lost.table.weight
+    found = initium.predict(lost, plan, tokens, draws=3)
+    # the token's own logit is |row|^2 = 64, of 500; the others have variance 256 / 16
+    assert found.layers["head"].mean == pytest.approx(64 / 500, rel=0.2)
+
+
 def test_wrong_use_is_said(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     model = nn.Linear(20, 4)
     plan = initium.plan(model, "he")
     with pytest.raises(InputError, match=r"draws: has to be at least 3 \(got 2\)"):
         initium.predict(model, plan, batch[0], draws=2)
+    with pytest.raises(InputError, match=r"seed: has to be from 0 to 2\^64 - 1 \(got -1\)"):
+        initium.predict(model, plan, batch[0], seed=-1)
+    with pytest.raises(InputError, match="the batch is empty"):
+        initium.predict(model, plan, torch.ones(0, 20))
+    with pytest.raises(InputError, match="NaN"):
+        initium.predict(model, plan, torch.full((2, 20), math.nan))
     with pytest.raises(PlanError, match="shape"):
         initium.predict(nn.Linear(20, 5), plan, batch[0])
     with pytest.raises(InputError, match="needs a batch"):

@@ -16,7 +16,7 @@ from initium._check.measure import sample_count
 from initium._check.parameters import named_parameters, parameter_records
 from initium._inspect import inspect
 from initium._model.call import map_tensors, must_be_module, tensors
-from initium._model.inputs import example_inputs
+from initium._model.inputs import example_inputs, must_be_usable
 from initium._model.names import named_modules
 from initium._model.state import preserved
 from initium._plan import Plan
@@ -66,7 +66,7 @@ def check(
     _must_have_weights(model)
     if inputs is None:
         inputs, inferred = _inferred_inputs(model), True
-    _must_be_usable(inputs)
+    must_be_usable(inputs)
     inner = bare(model)
     view = inspect(inner, inputs) if view is None else view
     with preserved(inner, clone=_written_in_forward(inner)):
@@ -127,22 +127,6 @@ def _must_fit(plan: Plan | None, model: nn.Module) -> None:
                 where=name,
                 fix="pass the plan that was made for this model",
             )
-
-
-def _must_be_usable(inputs: object) -> None:
-    """The batch holds samples, and numbers."""
-    for tensor in tensors(inputs):
-        if tensor.numel() == 0:
-            raise InputError(
-                "the batch is empty", where="inputs", value=tuple(tensor.shape), fix="pass samples"
-            )
-        if tensor.is_floating_point() and (count := int(tensor.isnan().sum())):
-            raise InputError(
-                f"{count} of {tensor.numel()} values of the batch are NaN",
-                where="inputs",
-                fix="look at how the batch is made; the model was not run",
-            )
-        break
 
 
 def _must_have_weights(model: nn.Module) -> None:

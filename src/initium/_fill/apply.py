@@ -16,8 +16,8 @@ from initium._fill.parts import as_planned
 from initium._fill.placement import boxes, check_placement
 from initium._fill.tensor import check_fillable, fill
 from initium._model.names import Slot, slots
+from initium._model.parametrized import settle
 from initium._model.sharding import (
-    is_sharded,
     local,
     mesh_device,
     must_show_parameters,
@@ -52,7 +52,7 @@ def apply(
         if not plan.entries[name].kept:
             written[name] = _write(slot, name, plan.entries[name], plan.seed, place)
     _prove(plan, as_planned(plan, slots(model), names), written)
-    _refresh(model)
+    settle(model)
 
 
 def _device(device: str | torch.device | None, held: Mapping[str, Slot]) -> torch.device:
@@ -200,43 +200,3 @@ def _prove(plan: Plan, held: Mapping[str, Slot], written: Mapping[str, int]) -> 
             raise PlanError(
                 f"{written.get(name, 0)} of {memory.numel()} elements were written", where=name
             )
-
-
-def _refresh(model: nn.Module) -> None:
-    """Bring parametrizations in line with what was written.
-
-    Where one has a right inverse, what was planned is its result: ``original`` becomes the inverse
-    of it. Spectral norms find the leading singular vectors of their new weights by fifteen power
-    iterations, as :func:`torch.nn.utils.parametrizations.spectral_norm` does. A weight norm was
-    planned as direction and length. Sharded weights are left as they are: both would communicate.
-    """
-    for module in model.modules():
-        if not isinstance(module, nn.utils.parametrize.ParametrizationList):
-            continue
-        original = getattr(module, "original", None)
-        if original is None or is_sharded(original):
-            continue
-        with torch.no_grad():
-            spectral = [
-                part for part in module if isinstance(part, nn.utils.parametrizations._SpectralNorm)
-            ]
-            for part in spectral:
-                if hasattr(part, "_u"):
-                    part._power_method(part._reshape_weight_to_matrix(original), 15)
-            if not spectral:
-                _invert(module, original)
-
-
-def _invert(module: nn.utils.parametrize.ParametrizationList, original: torch.Tensor) -> None:
-    """Replace what stands in ``original`` by what the parametrizations make it from."""
-    wanted = original.detach().clone()
-    for part in reversed(list(module)):
-        inverse = getattr(part, "right_inverse", None)
-        if inverse is None:
-            return
-        try:
-            wanted = inverse(wanted)
-        except NotImplementedError:
-            return
-    if isinstance(wanted, torch.Tensor) and wanted.shape == original.shape:
-        original.copy_(wanted)

@@ -26,6 +26,7 @@ from initium.spec import Normal, Spec
 from initium.stream import native
 from initium.stream.drawing import check_drawable, select
 from initium.stream.elementwise import Elementwise, law_of
+from initium.stream.into import overlapping
 from initium.stream.native import Law
 from initium.stream.philox import derive
 from initium.stream.round import CASTS
@@ -97,32 +98,43 @@ def fill(
     dtype = str(tensor.dtype).removeprefix("torch.")
     if not isinstance(spec, Elementwise) or dtype not in CASTS:
         return False
-    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter)
+    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and not tensor.is_neg()
     if not (plain and _has_kernels(tensor)):
         return False
     check_drawable(spec, seed, name, shape)
     ranges, kept = select(index, shape, name)
-    if tuple(tensor.shape) != kept or torch._debug_has_internal_overlap(tensor) == 1:
+    if tuple(tensor.shape) != kept or overlapping(tensor.shape, tensor.stride(), 1):
         return False
     steps = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
     element = sum(picked.start * step for picked, step in zip(ranges, steps, strict=True))
-    fill_memory(
-        law_of(spec, derive(seed, name)),
-        tensor.view([len(picked) for picked in ranges]),
-        element,
-        [picked.step * step for picked, step in zip(ranges, steps, strict=True)],
-    )
+    try:
+        fill_memory(
+            law_of(spec, derive(seed, name)),
+            tensor.view([len(picked) for picked in ranges]),
+            element,
+            [picked.step * step for picked, step in zip(ranges, steps, strict=True)],
+        )
+    except Exception as error:  # of this variant of the kernel: the CPU draws what it was to draw
+        _say(tensor.device, *_failure(error))
+        return False
     return True
 
 
 def _has_kernels(tensor: torch.Tensor) -> bool:
     """Whether it lies on a GPU for which there are kernels that work."""
-    return tensor.is_cuda and torch.version.hip is None and ready(tensor.device)
+    if not tensor.is_cuda or torch.version.hip is not None:
+        return False
+    try:
+        return ready(tensor.device)
+    except torch.OutOfMemoryError:  # of the trial: the next fill may try again
+        return False
 
 
 @lru_cache(maxsize=64)
 def ready(device: torch.device) -> bool:
     """Whether the kernel draws the right bits on a device; if not, the log has said why."""
+    why: str
+    fix: str | None
     if torch.cuda.get_device_capability(device) < OLDEST:
         why, fix = "it is older than Triton supports", None
     elif importlib.util.find_spec("triton") is None:
@@ -132,20 +144,33 @@ def ready(device: torch.device) -> bool:
             if _draws_the_right_bits(device):
                 return True
             why, fix = "the kernel draws wrong bits", "report your GPU and the version of Triton"
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # of Triton, a compiler or a driver: whatever, it does not work
-            why = f"Triton fails: {' '.join(f'{type(error).__name__}: {error}'.split())[:200]}"
-            fix = "install the Triton that your torch asks for, and a C compiler"
+            why, fix = _failure(error)
+    _say(device, why, fix)
+    return False
+
+
+def _failure(error: Exception) -> tuple[str, str]:
+    """Why a kernel could not be used, and what to do."""
+    return (
+        f"Triton fails: {' '.join(f'{type(error).__name__}: {error}'.split())[:200]}",
+        "install the Triton that your torch asks for, and a C compiler",
+    )
+
+
+def _say(device: torch.device, why: str, fix: str | None) -> None:
     logging.getLogger("initium").log(
         logging.WARNING if fix else logging.INFO,
         "tensors on %s are drawn on the CPU and copied, with the same bits: %s%s",
         *(device, why, f". Fix: {fix}" if fix else ""),
     )
-    return False
 
 
 def _draws_the_right_bits(device: torch.device) -> bool:
     spec, shape, index = Normal(0.02), (2**35,), (slice(2**34 - 4096, 2**34 + 4096),)
-    drawn = torch.empty(8192, device=device)
+    drawn = torch.empty(8192, dtype=torch.float32, device=device)
     fill_memory(law_of(spec, derive(0, "")), drawn, 2**34 - 4096, (1,))
     wanted = torch.from_numpy(stream.draw(spec, seed=0, name="", shape=shape, index=index))
     return torch.equal(drawn.cpu(), wanted)

@@ -15,7 +15,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-__all__ = ["BATCH", "example_inputs"]
+from initium._model.call import tensors
+from initium.errors import InputError
+
+__all__ = ["BATCH", "example_inputs", "must_be_usable"]
 
 BATCH = 8
 LENGTH = 16
@@ -56,6 +59,23 @@ def _normal(*shape: int) -> torch.Tensor:
 
 def _ids(high: int, *shape: int) -> torch.Tensor:
     return torch.randint(high, shape, generator=torch.Generator().manual_seed(0))
+
+
+def must_be_usable(inputs: object) -> None:
+    """Raise InputError unless the batch holds samples, and numbers."""
+    for tensor in tensors(inputs):
+        if tensor.numel() == 0:
+            raise InputError(
+                "the batch is empty", where="inputs", value=tuple(tensor.shape), fix="pass samples"
+            )
+        floating = tensor.is_floating_point() and not tensor.is_meta
+        if floating and (count := int(tensor.isnan().sum())):
+            raise InputError(
+                f"{count} of {tensor.numel()} values of the batch are NaN",
+                where="inputs",
+                fix="look at how the batch is made; the model was not run",
+            )
+        break
 
 
 def _from_first_layer(model: nn.Module) -> object | None:

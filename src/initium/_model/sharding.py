@@ -34,6 +34,21 @@ def bare_class(module: nn.Module) -> type:
     return kind
 
 
+def torch_type(module: nn.Module, leaf: str) -> str:
+    """The class of ``torch.nn`` that a module is or inherits its reset from, if it holds ``leaf``.
+
+    Example:
+        >>> class Scaled(nn.Linear): ...
+        >>> torch_type(Scaled(2, 2), "weight"), torch_type(Scaled(2, 2), "scale")
+        ('Linear', '')
+    """
+    kind = bare_class(module)
+    base = next((one for one in kind.__mro__ if one.__module__.startswith("torch.nn.")), nn.Module)
+    resets = ("reset_parameters", "_reset_parameters")
+    same = all(getattr(kind, name, None) is getattr(base, name, None) for name in resets)
+    return base.__name__ if same and leaf.startswith(OF_TORCH) else ""
+
+
 def is_sharded(tensor: torch.Tensor) -> bool:
     """Whether it is a DTensor; its class is not imported for models that have none."""
     return hasattr(tensor, "placements") and hasattr(tensor, "device_mesh")

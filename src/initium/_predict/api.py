@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from initium._model.call import map_tensors, must_be_module, tensors
-from initium._model.inputs import example_inputs
+from initium._model.inputs import example_inputs, must_be_usable
 from initium._plan import Plan
 from initium._predict.lazy import draw
 from initium._predict.records import Band, Draw, LayerMoments, LayerPrediction, Prediction
@@ -23,6 +23,7 @@ __all__ = ["FEWEST", "predict"]
 
 FEWEST = 3
 """Draws from which a spread can be told."""
+SEEDS = 2**64
 
 
 def predict(
@@ -59,8 +60,8 @@ def predict(
 
     Raises:
         PlanError: the plan is none, or one of another model.
-        InputError: no batch, one that does not fit, or too few draws.
-        ModelError: the model does not run without its weights' values.
+        InputError: no batch, an empty one or one with NaN, or too few draws.
+        ModelError: the model does not run on the batch, or not without its weights' values.
 
     Example:
         >>> import initium, torch
@@ -81,6 +82,8 @@ def predict(
         )
     if draws < FEWEST:
         raise InputError(f"has to be at least {FEWEST}", where="draws", value=draws)
+    if not 0 <= seed < SEEDS:
+        raise InputError("has to be from 0 to 2^64 - 1", where="seed", value=seed)
     made_up = inputs is None
     if made_up:
         inputs = example_inputs(model)
@@ -90,6 +93,7 @@ def predict(
                 where="inputs",
                 fix="pass inputs=, one batch as the model takes it",
             )
+    must_be_usable(inputs)
     found = [
         draw(
             model,
@@ -97,7 +101,7 @@ def predict(
             map_tensors(inputs, lambda tensor: tensor.detach().clone()),
             targets=targets,
             loss_fn=loss_fn,
-            seed=seed * draws + number,
+            seed=(seed * draws + number) % SEEDS,
         )
         for number in range(draws)
     ]

@@ -31,7 +31,7 @@ HANDLERS: dict[Any, Handler] = {}
 class LazyWeight(torch.Tensor):
     """``factor`` times a view of a parameter that has no values."""
 
-    _is_param = True
+    _is_param: bool
     source: Source
     view_: View
     factor: float
@@ -48,6 +48,7 @@ class LazyWeight(torch.Tensor):
             cls, view.shape, dtype=dtype, device=torch.device("cpu")
         )
         made.source, made.view_, made.factor = source, view, factor
+        made._is_param = False
         return made
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
@@ -248,7 +249,7 @@ def _scaled(func: Any, weight: Any, by: Any) -> Any:
         return NotImplemented
     if isinstance(by, torch.Tensor) and by.dim() > weight.dim():
         return NotImplemented
-    number = float(by)
+    number = float(by.detach()) if isinstance(by, torch.Tensor) else float(by)
     factor = weight.factor * (number if func in (aten.mul.Tensor, aten.mul.Scalar) else 1 / number)
     return LazyWeight(weight.source, weight.view_, weight.dtype, factor)
 

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from initium._model.call import call, map_tensors, must_be_module, tensors
 from initium._model.names import Slot, slots
+from initium._model.parametrized import settle
 from initium._model.state import preserved
 from initium._plan import Entry, Plan
 from initium._predict.lazy.source import Shared, Source, values
@@ -128,19 +129,33 @@ def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def _swapped(model: nn.Module, plan: Plan, dense: int, shared: Shared) -> Iterator[None]:
-    """Every parameter and buffer replaced by what a draw uses, and put back afterwards."""
+    """Every parameter and buffer replaced by what a draw uses, and put back afterwards.
+
+    Names that the plan ties are one tensor, also where the model lost its ties on the way to the
+    meta device. What a parametrization reads gets values, as :func:`settle` needs them.
+    """
     undo: list[tuple[dict[str, Any], str, torch.Tensor]] = []
+    owners = {name: owner for owner, names in plan.ties.items() for name in names}
+    made: dict[str, torch.Tensor] = {}
     try:
         for name, slot in slots(model).items():
-            drawn = _drawn(name, slot, _entry(plan, name, slot), dense, shared)
+            owner = owners.get(name, name)
+            if owner not in made:
+                limit = shared.memory if any(map(_is_parametrization, slot.places)) else dense
+                made[owner] = _drawn(owner, slot, _entry(plan, owner, slot), limit, shared)
             for module, leaf in slot.places:
                 holder: dict[str, Any] = module._buffers if slot.is_buffer else module._parameters
                 undo.append((holder, leaf, slot.tensor))
-                holder[leaf] = drawn
+                holder[leaf] = made[owner]
+        settle(model)
         yield
     finally:
         for holder, leaf, tensor in undo:
             holder[leaf] = tensor
+
+
+def _is_parametrization(place: tuple[nn.Module, str]) -> bool:
+    return isinstance(place[0], nn.utils.parametrize.ParametrizationList)
 
 
 def _entry(plan: Plan, name: str, slot: Slot) -> Entry:
@@ -169,7 +184,9 @@ def _drawn(name: str, slot: Slot, entry: Entry, dense: int, shared: Shared) -> t
         made = values(name, entry, shared.seed, tensor.dtype)
         return made if slot.is_buffer else nn.Parameter(made, tensor.requires_grad)
     source = Source(name, entry, tensor.dtype, tensor.requires_grad, shared)
-    return LazyWeight(source, View.of(entry.shape), tensor.dtype)
+    lazy = LazyWeight(source, View.of(entry.shape), tensor.dtype)
+    lazy._is_param = True
+    return lazy
 
 
 class _WithoutDropout(TorchDispatchMode):
