@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import initium
 from initium import Calibration, ModelView, calibrate
@@ -575,6 +575,84 @@ def test_a_table_that_its_layer_renormalises_is_left_alone() -> None:
     assert any("max_norm" in one.reason for one in made.left)
 
 
+class Buffered(nn.Module):
+    """Data reaches the layers through memory that was made of constants."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.one, self.two = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.how == "steps":
+            out = torch.zeros(x.shape)
+            for step in range(x.shape[1]):
+                out[:, step] = self.one(x[:, step])
+            return self.two(F.relu(out))
+        held = torch.zeros(x.shape)
+        half = held[..., :4]
+        if self.how == "out":
+            torch.add(x[..., :4], 1, out=half)
+        else:
+            half.copy_(x[..., :4])
+        return self.two(F.relu(self.one(held)))
+
+
+@pytest.mark.parametrize("how", ["slice", "steps", "out"])
+def test_what_data_is_written_into_is_data(how: str) -> None:
+    model, batch = Buffered(how), torch.randn(32, 3, 8)
+    nn.init.zeros_(model.two.bias)
+    made = calibrate(model, batch)
+    assert [one.name for one in made.scaled] == ["one.weight", "two.weight"]
+    assert made.reached
+    assert model(batch).square().mean().item() == pytest.approx(0.04, rel=1e-3)
+    assert how != "steps" or made.scaled[0].uses == 3
+    assert not any("no product" in one.reason for one in made.left)
+
+
+class Gated(nn.Module):
+    """A weight times a learned number, and times a learned matrix between nought and one."""
+
+    def __init__(self, number: str, gate: str, weight: str) -> None:
+        super().__init__()
+        self.names = number, gate, weight
+        self.register_parameter(number, nn.Parameter(torch.ones(1)))
+        self.register_parameter(gate, nn.Parameter(torch.randn(4, 8)))
+        self.register_parameter(weight, nn.Parameter(torch.randn(4, 8)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        number, gate, weight = (getattr(self, name) for name in self.names)
+        return F.linear(x, number * gate.sigmoid() * weight)
+
+
+@pytest.mark.parametrize("names", ["abc", "cba", "bac", "cab"])
+def test_a_computed_weight_is_scaled_whatever_its_parameters_are_called(names: str) -> None:
+    model, batch = Gated(*names), torch.randn(32, 8)
+    made = calibrate(model, batch)
+    assert [one.name for one in made.scaled] == [names[2]]
+    assert model(batch).square().mean().item() == pytest.approx(made.scaled[0].target, rel=1e-3)
+
+
+def test_products_with_learned_inputs_are_listed_as_such() -> None:
+    class Latent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.latents = nn.Parameter(torch.randn(4, 8))
+            self.query, self.key, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            query, key = self.query(self.latents), self.key(x)
+            return self.head((query @ key.mT).softmax(-1) @ x)
+
+    model = Latent()
+    before = model.query.weight.clone()
+    made = calibrate(model, torch.randn(5, 6, 8))
+    reasons = {one.name: one.reason for one in made.left}
+    assert reasons["query.weight"] == "multiplied with parameters, not with data"
+    assert torch.equal(model.query.weight, before)
+    assert [one.name for one in made.scaled] == ["key.weight", "head.weight"]
+
+
 # -- weights with several uses -----------------------------------------------------------------
 
 
@@ -645,6 +723,48 @@ def test_a_second_pass_gets_nearer_and_then_nothing_moves() -> None:
     model, parts = mlp("gelu", 6, 64, 8), batches()
     calibrate(model, parts, passes=3)
     assert again(model, parts, passes=2) < 0.01
+
+
+def test_a_loader_leaves_the_random_states_and_gives_the_same_batches_to_every_pass() -> None:
+    first: list[float] = []
+
+    class Recording(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            first.append(float(x[0, 0]))
+            return super().forward(x)
+
+    model = Recording(8, 4)
+    view = initium.inspect(model, torch.randn(2, 8))
+    loader = DataLoader(torch.randn(64, 8), batch_size=16, shuffle=True)
+    first.clear()
+    before = torch.get_rng_state()
+    calibrate(model, loader, view=view)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert first[:4] == first[-4:]
+    assert len(set(first[:4])) == 4
+    calibrate(model, loader)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class Once(IterableDataset[torch.Tensor]):
+    """Gives its samples once, whoever asks."""
+
+    def __init__(self, count: int) -> None:
+        self.samples = iter(torch.randn(count, 8))
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return self.samples
+
+
+@pytest.mark.parametrize("count", [4, 12])
+@pytest.mark.parametrize("known", [False, True])
+def test_a_loader_that_gives_its_batches_once_is_refused(count: int, known: bool) -> None:
+    model = nn.Linear(8, 4)
+    before = model.weight.clone()
+    view = initium.inspect(model, torch.randn(2, 8)) if known else None
+    with pytest.raises(InputError, match=r"none when it was gone through again.* pass a list of"):
+        calibrate(model, DataLoader(Once(count), batch_size=4), view=view)
+    assert torch.equal(model.weight, before)
 
 
 # -- nothing else moves ------------------------------------------------------------------------
@@ -739,6 +859,12 @@ def test_all_or_nothing(how: str, error: type[Exception], message: str) -> None:
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
+def expanded() -> nn.Linear:
+    layer = nn.Linear(2, 2)
+    layer.weight = nn.Parameter(torch.ones(1, 2).expand(2, 2))
+    return layer
+
+
 @pytest.mark.parametrize(
     ("make", "inputs", "error", "message"),
     [
@@ -748,6 +874,17 @@ def test_all_or_nothing(how: str, error: type[Exception], message: str) -> None:
         (lambda: nn.Linear(2, 2), torch.ones(0, 2), InputError, "inputs: a batch is empty"),
         (lambda: nn.Linear(2, 2), torch.full((1, 2), torch.nan), InputError, "2 of 2 values"),
         (lambda: nn.Linear(2, 2), torch.ones(1, 3), InputError, "does not run on this batch"),
+        (lambda: nn.Linear(2, 2), iter(()), InputError, "inputs: holds no batch"),
+        (lambda: nn.Linear(2, 2), DataLoader([]), InputError, "inputs: holds no batch"),
+        (lambda: nn.Linear(2, 2), Once(3), InputError, "inputs: is a data set .*DataLoader"),
+        (lambda: nn.Linear(2, 2), torch.ones(1, 2, device="meta"), InputError, "on the meta"),
+        (expanded, torch.ones(1, 2), ModelError, r"weight: is expanded: .*tensor\.clone\(\)"),
+        (
+            lambda: nn.Linear(2, 2),
+            DataLoader(TensorDataset(torch.ones(4, 2), torch.ones(4))),
+            InputError,
+            r"without their labels: calibrate\(model, \(x for x, _ in loader\)\)",
+        ),
     ],
 )
 def test_bad_input_gets_one_clear_line(

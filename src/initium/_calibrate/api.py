@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 import torch.backends.mha
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from initium._calibrate.job import Job
+from initium._calibrate.job import FIXED, Job, must_be_batch
 from initium._calibrate.look import Look
 from initium._calibrate.records import Calibration, LeftAlone, Scaled
 from initium._calibrate.specs import must_hold, scaled_plan
@@ -34,6 +34,7 @@ from initium.errors import InputError, ModelError
 __all__ = ["calibrate"]
 
 BIASED = "; its bias alone is above that, and the product without it was brought there"
+UNSEEN = "no product of it with data was seen"
 
 
 def calibrate(
@@ -60,16 +61,17 @@ def calibrate(
         model: with real weights that are not sharded.
         inputs: one batch, as for :func:`initium.inspect`; or several, as a list, an iterator or a
             :class:`~torch.utils.data.DataLoader`, whose mean is calibrated. Batches of an iterator
-            are held in memory.
+            are held in memory; a loader is gone through several times.
         plan: the plan that the weights were made by; the result then holds it with scaled specs.
         passes: 1 suffices where each weight is used once in a pass; weights that are used several
             times get near the mean over their uses with 2 or 3.
         view: what the model is, if that is known already.
 
     Raises:
-        ModelError: weights that are on the meta device, sharded or made in inference mode, or an
-            output that is not finite; nothing has been changed then.
-        InputError: no batch, or one that the model does not run on.
+        ModelError: weights that are on the meta device, sharded, expanded or made in inference
+            mode, or an output that is not finite; nothing has been changed then.
+        InputError: no batch, one that the model does not run on, or a loader that gives its batches
+            only once.
         PlanError: the plan is not for this model, or the model does not hold what it plans.
 
     Source: Mishkin and Matas 2016, arXiv:1511.06422 (LSUV). Known divergences: second moment
@@ -93,8 +95,8 @@ def calibrate(
     _must_be_writable(inner)
     if isinstance(passes, bool) or not isinstance(passes, int) or passes < 1:
         raise InputError("is not a count of 1 or more", where="passes", value=passes, fix="pass 1")
-    batches = _batches(inputs)
-    view = inspect(inner, next(iter(batches))) if view is None else view
+    batches, first = _batches(inputs)
+    view = inspect(inner, first) if view is None else view
     if plan is not None:
         must_hold(plan, inner, view)
     kept = _kept(inner, view)
@@ -150,19 +152,25 @@ def _running(model: nn.Module) -> Iterator[Any]:
         yield lambda: stack[-1] if stack else ""
 
 
-def _batches(inputs: object) -> Any:
-    """An iterable of batches that can be gone through several times."""
-    if isinstance(inputs, Iterator):
-        inputs = list(inputs)
-    if isinstance(inputs, DataLoader):
-        return inputs
-    if isinstance(inputs, list):
-        if not inputs:
-            raise InputError("holds no batch", where="inputs", fix="pass at least one batch")
-        return inputs
+def _batches(inputs: object) -> tuple[Iterable[object], object]:
+    """The batches, to be gone through several times, and the first; random states stay."""
     if inputs is None:
         raise InputError("is missing", where="inputs", fix="pass one batch as the model takes it")
-    return [inputs]
+    if isinstance(inputs, Dataset):
+        raise InputError(
+            "is a data set and not a batch",
+            where="inputs",
+            value=type(inputs).__name__,
+            fix="pass torch.utils.data.DataLoader(dataset, batch_size=...)",
+        )
+    with preserved(nn.Module()):
+        if isinstance(inputs, Iterator):
+            inputs = list(inputs)
+        batches = inputs if isinstance(inputs, (list, DataLoader)) else [inputs]
+        for first in batches:
+            must_be_batch(first)
+            return batches, first
+    raise InputError("holds no batch", where="inputs", fix="pass at least one batch")
 
 
 def _must_be_writable(model: nn.Module) -> None:
@@ -180,6 +188,14 @@ def _must_be_writable(model: nn.Module) -> None:
                 value=type(slot.tensor).__name__,
                 fix="calibrate the model before it is sharded, save Calibration.plan, and apply "
                 "that to the sharded model",
+            )
+        expanded = not slot.is_buffer and 0 in slot.tensor.stride()
+        if expanded and slot.tensor.requires_grad and slot.tensor.numel() > 1:
+            raise ModelError(
+                "is expanded: several of its elements are one number in memory",
+                where=name,
+                value=f"shape {tuple(slot.tensor.shape)}, strides {slot.tensor.stride()}",
+                fix="make it a parameter of its own: nn.Parameter(tensor.clone())",
             )
         if slot.tensor.is_inference():
             raise ModelError(
@@ -251,7 +267,7 @@ def _rows(
             done.add(course.root)
         else:
             done.add(unit.name)
-            why = job.reason(unit, seen) or "no product of it with data was seen"
+            why = job.reason(unit, seen) or UNSEEN
             left.append(
                 LeftAlone(
                     name=unit.name,
@@ -265,7 +281,7 @@ def _rows(
     lengths = {one.magnitude_of for one in job.view.owners if one.magnitude_of}
     for one in job.view.owners:
         if one.name not in done:
-            why = job.kept.get(one.name, "no product of it with data was seen")
+            why = job.kept.get(one.name, FIXED if one.name in job.weights.fixed else UNSEEN)
             if one.name in lengths:
                 why = "a direction: its length is scaled instead"
             left.append(LeftAlone(name=one.name, role=one.role, reason=why, module=one.module))

@@ -6,7 +6,7 @@ putting the model back, which are :mod:`initium._calibrate.api`'s.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -23,7 +23,18 @@ from initium._model.call import call, map_tensors, tensors
 from initium._types import ModelView
 from initium.errors import InitiumError, InputError, ModelError
 
-__all__ = ["Job"]
+__all__ = ["FIXED", "Job", "must_be_batch"]
+
+
+FIXED = "multiplied with parameters, not with data"
+CALLED = (
+    "pass a mapping for keyword arguments, a tuple for positional ones, one tensor, or a list of "
+    "such batches, on the model's device"
+)
+LABELLED = (
+    "if the batches are pairs (x, y), pass them without their labels: "
+    "calibrate(model, (x for x, _ in loader))"
+)
 
 
 @dataclass(slots=True)
@@ -69,6 +80,8 @@ class Job:
                 return self.kept[name]
         if unit.role in ("position", "token") and not seen.lookup:
             return "not the weight of a product"
+        if seen.root is None and unit.name in self.weights.fixed:
+            return FIXED
         if seen.root is None:
             return "no multiple of one parameter: scaling would not reach the product"
         if seen.all.product == 0:
@@ -97,7 +110,7 @@ class Job:
         sweep.steer = Steer(courses, sweep.gauge)
         for course in courses.values():
             course.sums = Sums()
-        for number, batch in enumerate(self.batches, 1):
+        for number, batch in self._numbered():
             if number > 1:
                 sweep.gauge.old, sweep.steer.old = self._as_it_is(number, batch)
             _forward(self.model, number, batch, sweep)
@@ -119,9 +132,23 @@ class Job:
 
     def _drive(self, sweep: Sweep) -> int:
         count = 0
-        for count, batch in enumerate(self.batches, 1):
+        for count, batch in self._numbered():
             _forward(self.model, count, batch, sweep)
         return count
+
+    def _numbered(self) -> Iterator[tuple[int, object]]:
+        """The batches from 1 on, once more; every time from the same random numbers."""
+        torch.manual_seed(0)
+        number = 0
+        for number, batch in enumerate(self.batches, 1):
+            yield number, batch
+        if not number:
+            raise InputError(
+                "gave its batches once and none when it was gone through again, as every pass does",
+                where="inputs",
+                value=type(self.batches).__name__,
+                fix="pass a list of batches, or a DataLoader on a data set that starts anew",
+            )
 
     def _as_it_is(
         self, number: int, batch: object
@@ -134,9 +161,20 @@ class Job:
         return {place: read[-1] for place, read in probe.gauge.read.items()}, first
 
 
-def _forward(model: nn.Module, number: int, batch: object, sweep: Sweep) -> None:
-    """One forward pass; the same number gives the same random numbers."""
+def must_be_batch(batch: object) -> None:
+    """Refuse a batch without samples or values, or with NaN.
+
+    Raises:
+        InputError: it is one of these.
+    """
     for tensor in tensors(batch):
+        if tensor.is_meta:
+            raise InputError(
+                "a batch is on the meta device and holds no values",
+                where="inputs",
+                value=tuple(tensor.shape),
+                fix="pass real data, on the model's device",
+            )
         if tensor.numel() == 0:
             raise InputError(
                 "a batch is empty", where="inputs", value=tuple(tensor.shape), fix="pass samples"
@@ -147,6 +185,15 @@ def _forward(model: nn.Module, number: int, batch: object, sweep: Sweep) -> None
                 where="inputs",
                 fix="look at how the batch is made; no weight was changed",
             )
+
+
+def _is_pair(batch: object) -> bool:
+    return isinstance(batch, (list, tuple)) and len(batch) == 2
+
+
+def _forward(model: nn.Module, number: int, batch: object, sweep: Sweep) -> None:
+    """One forward pass; the same number gives the same random numbers."""
+    must_be_batch(batch)
     torch.manual_seed(number)
     sweep.begin()
     batch = map_tensors(batch, lambda tensor: tensor.detach().clone())
@@ -161,8 +208,7 @@ def _forward(model: nn.Module, number: int, batch: object, sweep: Sweep) -> None
             f"the model does not run on this batch: {type(error).__name__}: {lines[0]}",
             where="inputs",
             value=", ".join(str(tuple(tensor.shape)) for tensor in tensors(batch)) or None,
-            fix="pass a mapping for keyword arguments, a tuple for positional ones, one tensor, or "
-            "a list of such batches, on the model's device",
+            fix=LABELLED if _is_pair(batch) else CALLED,
         ) from error
     if sweep.steer is not None and any(bool(tensor.isnan().any()) for tensor in tensors(output)):
         raise ModelError(

@@ -189,11 +189,14 @@ class Sweep(TorchDispatchMode):
         places = range(len(flat)) if name == "einsum" else positions
         tensors = [(flat[p], p) for p in places if p < len(flat) and _tensor(flat[p])]
         mine = [(tensor, p) for tensor, p in tensors if self.weights.roots(tensor)]
-        if len(mine) != 1:
-            return None
-        data = [t for t in flat if _tensor(t) and t is not mine[0][0]]
-        moving = [t for t in data if self.weights.owner(t) is None and t not in self.weights.made]
-        return mine[0] if moving else None
+        moving = any(self.weights.is_data(tensor) for tensor in flat if _tensor(tensor))
+        both = (0, *places) if len(places) == 1 else places
+        learned = [
+            t for p in both if p < len(flat) and _tensor(t := flat[p]) and self.weights.roots(t)
+        ]
+        if not moving and len(learned) > 1:
+            self.weights.fixed.update(*map(self.weights.roots, learned))
+        return mine[0] if moving and len(mine) == 1 else None
 
     # -- measuring and scaling -----------------------------------------------------------------
 
@@ -224,10 +227,9 @@ class Sweep(TorchDispatchMode):
         self, weight: torch.Tensor, dim: int | None
     ) -> list[tuple[Unit, tuple[tuple[int, int], ...]]]:
         """The units that an operand holds, each with its ranges of the output; none for all."""
-        names = sorted(self.weights.roots(weight))
-        name = next((n for n in names if len(self.units.get(n, ())) > 0), names[0])
+        name = self.weights.named(weight)
         units = self.units.get(name, (Unit(name, self.weights.view.parameters[name].role),))
-        if len(units) == 1 or dim is None or len(names) > 1:
+        if len(units) == 1 or dim is None or len(self.weights.roots(weight)) > 1:
             whole = units[0] if len(units) == 1 else Unit(name, units[0].role)
             return [(whole, ())]
         parameter, axis = self.weights.held[name].tensor, units[0].axis

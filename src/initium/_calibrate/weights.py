@@ -2,7 +2,8 @@
 
 A view shares its parameter's memory. Anything computed from parameters, buffers and constants
 alone (casts, weight norms, parametrizations) is remembered with the operator that made it and can
-be made again. Not covered: operators in place on such a tensor, and random ones.
+be made again. A tensor that is written in place counts as data from then on, with all that shares
+its memory. Not covered: buffers that a forward pass writes data into, and random numbers.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ class Weights:
                 places = self.memory.setdefault(tensor.untyped_storage().data_ptr(), [])
                 places.append((begin, begin + _extent(tensor), name))
         self.made = WeakTensorKeyDictionary()
+        self.fixed: set[str] = set()
+        """Parameters that were multiplied with each other."""
+        self.found: dict[frozenset[str], str | None] = {}
 
     def owner(self, tensor: torch.Tensor) -> str | None:
         """The parameter or buffer whose memory the tensor shares."""
@@ -66,15 +70,19 @@ class Weights:
         owner = self.owner(tensor)
         return frozenset() if owner is None or self.held[owner].is_buffer else frozenset({owner})
 
+    def is_data(self, tensor: torch.Tensor) -> bool:
+        """Whether the tensor holds more than parameters, constants and what is made of them."""
+        return tensor not in self.made and self.owner(tensor) is None
+
     def note(self, func: Any, args: Any, kwargs: Any, operands: Any, result: object) -> None:
         """Remember what an operator made, unless of data or random numbers."""
         if func._schema.is_mutable:
-            for tensor in operands:
-                self.made.pop(tensor, None)
+            for tensor in _written(func, args, kwargs):
+                self._wrote(tensor)
             return
         roots: frozenset[str] = frozenset()
         for tensor in operands:
-            if self.owner(tensor) is None and tensor not in self.made:
+            if self.is_data(tensor):
                 return
             roots |= self.roots(tensor)
         if func._schema.name.split("::")[-1] in RANDOM:
@@ -82,6 +90,14 @@ class Weights:
         for number, out in enumerate(tree_leaves(result)):
             if isinstance(out, torch.Tensor) and self.owner(out) is None:
                 self.made[out] = Made(func, args, kwargs, number, roots)
+
+    def _wrote(self, tensor: torch.Tensor) -> None:
+        """A tensor was written in place: what shares its memory cannot be made again."""
+        if tensor in self.made:
+            memory = _memory(tensor)
+            for other in list(self.made):
+                if _memory(other) == memory:
+                    self.made.pop(other)
 
     def again(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor as it would be made now; views show what is in memory anyway."""
@@ -93,6 +109,26 @@ class Weights:
         out = tree_leaves(made.func(*args, **kwargs))[made.output]
         assert isinstance(out, torch.Tensor)
         return out
+
+    def named(self, tensor: torch.Tensor) -> str:
+        """Of the parameters that a tensor was computed from, the one that stands for it.
+
+        The one that it is a multiple of, if that is known, else the largest; the length of a
+        weight norm leaves that to its direction.
+        """
+        roots = self.roots(tensor)
+        if len(roots) > 1 and roots not in self.found:
+            self.found[roots] = self.scalable(tensor, roots)
+        found, views = self.found.get(roots), self.view.parameters
+        return min(
+            roots,
+            key=lambda name: (
+                views[name].magnitude_of is not None,
+                name != found,
+                -views[name].numel,
+                name,
+            ),
+        )
 
     def scalable(self, tensor: torch.Tensor, allowed: Iterable[str]) -> str | None:
         """The parameter that the tensor is a multiple of, tried by doubling it.
@@ -118,6 +154,21 @@ class Weights:
             if torch.allclose(doubled, 2 * now, rtol=1e-2, atol=1e-30):
                 return name
         return None
+
+
+def _written(func: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
+    """The operands that an operator writes into."""
+    given = [*args, *[None] * (len(func._schema.arguments) - len(args))]
+    written = [
+        kwargs.get(argument.name, value)
+        for argument, value in zip(func._schema.arguments, given, strict=True)
+        if argument.is_write
+    ]
+    return [leaf for leaf in tree_leaves(written) if isinstance(leaf, torch.Tensor)]
+
+
+def _memory(tensor: torch.Tensor) -> int | None:
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else None
 
 
 def _extent(tensor: torch.Tensor) -> int:
