@@ -170,7 +170,7 @@ def _evaluate(
     middle = values[len(GRID) // 2]
     if np.allclose(values[NEAR] - middle, GRID[NEAR], atol=CAPPED):
         return None, 1.0, 1.0
-    name = _match(values) or _match(values, WITHIN)
+    name = _match(values) or _match(values, WITHIN) or _match(values[::-1])
     if name is not None:
         return name, forward_gain(name), backward_gain(name)
     fine = _replay(flow, start, needed, leaving, FINE)
@@ -179,8 +179,8 @@ def _evaluate(
     forward, backward = _moments(fine)
     if not (forward > 0 and backward > 0):
         return None
-    text = " of ".join(dict.fromkeys(operator for operator, _ in reversed(key)))
-    return f"unnamed({text})", 1 / forward, 1 / backward
+    text = ", ".join(dict.fromkeys(operator for operator, _ in key))
+    return f"custom ({text})", 1 / forward, 1 / backward
 
 
 def _needed(start: Value, order: list[Node], leaving: Value) -> list[Node]:

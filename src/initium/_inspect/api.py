@@ -17,7 +17,7 @@ from initium._inspect.roles import derive
 from initium._model.call import must_be_module
 from initium._model.inputs import example_inputs
 from initium._model.names import Slot, named_modules, slots, unwrapped
-from initium._model.sharding import bare_class, must_show_parameters, whole
+from initium._model.sharding import bare_class, must_show_parameters, torch_type, whole
 from initium._types import Axes, Block, Evidence, ModelView, ParameterView, Role, Rung
 
 __all__ = ["inspect"]
@@ -144,6 +144,7 @@ def _base(slot: Slot) -> ParameterView:
         dtype=str(tensor.dtype).removeprefix("torch."),
         module=slot.module,
         module_type=bare_class(slot.owner).__name__,
+        torch_type=torch_type(slot.owner, slot.leaf),
         aliases=tuple(slot.aliases),
         padding_row=padding if isinstance(padding, int) else None,
         constant=_constant(tensor),

@@ -19,11 +19,16 @@ __all__ = ["find_routers", "picks", "stack_axes", "stacked_parts"]
 
 
 def stack_axes(flow: Flow) -> None:
-    """An output axis that later runs beside the stacked axis of another weight is stacked too."""
+    """An output axis that later runs beside the stacked axis of another weight is stacked too.
+
+    An axis of which the product takes a part (one layer of many) does not run in it.
+    """
     for use in flow.uses.all:
         if use.kind != "matrix" or use.axes is None or not use.axes.batch or use.data is None:
             continue
-        sizes = {flow.graph.parameters[use.parameter].shape[axis] for axis in use.axes.batch}
+        shape = flow.graph.parameters[use.parameter].shape
+        picked = use.part[0] if use.part is not None else None
+        sizes = {shape[axis] for axis in use.axes.batch if axis != picked}
         for before in flow.nearest(use.data):
             for axis in _beside(flow, before, use.data, sizes):
                 axes = before.axes

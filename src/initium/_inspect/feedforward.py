@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from initium._inspect.activation import Following, following
 from initium._inspect.blocks import blocks_of, output_axis
 from initium._inspect.facts import Facts, channel_axis, pointwise
@@ -143,10 +145,9 @@ def activated_feeds(flow: Flow, streams: Streams, value: Value) -> list[tuple[Us
 
 
 def _name_up(flow: Flow, fact: Facts, use: Use, active: bool) -> None:
-    halves = _halves(flow, use)
+    axis, halves = _halves(flow, use)
     if halves:
         fact.role = "mlp_gate_up"
-        axis = output_axis(use)
         fact.blocks = blocks_of(flow, use.parameter, axis, halves) if axis is not None else ()
         fact.following = next(
             (item for item in _part_followings(flow, use) if item.name), fact.following
@@ -171,14 +172,28 @@ def _part_followings(flow: Flow, use: Use) -> list[Following]:
     return [following(flow, piece.value) for piece in flow.pieces(use.out) if piece.part]
 
 
-def _halves(flow: Flow, use: Use) -> list[tuple[str, Rows, Following]]:
+_Halves: TypeAlias = list[tuple[str, Rows, Following]]
+
+
+def _halves(flow: Flow, use: Use) -> tuple[int | None, _Halves]:
+    """The output axis along which gate and up lie, and the two parts."""
+    outputs = use.axes.outputs if use.axes is not None else ()
+    if len(outputs) < 2:
+        return output_axis(use), _halves_along(flow, use, channel_axis(use))
+    for axis, place in zip(outputs, use.places, strict=True):
+        halves = _halves_along(flow, use, place) if place >= 0 else []
+        if halves:
+            return axis, halves
+    return None, []
+
+
+def _halves_along(flow: Flow, use: Use, axis: int) -> _Halves:
     """Label and rows of each part of a fused gate and up projection; empty if it is not one.
 
     A sigmoid only saturates where its half is larger: the other half makes up for it.
     """
     pieces = [piece for piece in flow.pieces(use.out) if piece.part]
-    axis = channel_axis(use)
-    found: list[tuple[str, Rows, Following]] = []
+    found: _Halves = []
     for piece in pieces if len(pieces) == 2 else []:
         taken = rows(flow, use.out, axis, piece.value)
         if taken is None or len(taken) >= use.out.shape[axis]:
@@ -196,7 +211,6 @@ def _halves(flow: Flow, use: Use) -> list[tuple[str, Rows, Following]]:
 
 def glu_halves(flow: Flow, name: str, use: Use) -> tuple[Block, ...]:
     """The two halves of a product of which one gates the other; empty if it has none."""
-    axis = output_axis(use)
-    halves = _halves(flow, use) if axis is not None else []
+    axis, halves = _halves(flow, use)
     gated = all(after.gated for _, _, after in halves)
     return blocks_of(flow, name, axis, halves) if axis is not None and gated else ()

@@ -1,9 +1,9 @@
 """Composite operators as the simple ones they stand for, so that the rules know few operators.
 
 ``addcmul``, ``addcdiv``, ``lerp``, sums of a product with a signal (``addmm`` and its like),
-``glu``, sums of a ``stack`` or of a product of two signals, and products of three or more operands
-become additions, multiplications and products of two. Not covered: operators that have a meaning of
-their own, such as attention.
+``glu``, ``tensordot``, ``inner``, sums of a ``stack`` or of a product of two signals, and
+products of three or more operands become additions, multiplications and products of two. Not
+covered: operators that have a meaning of their own, such as attention.
 """
 
 from __future__ import annotations
@@ -233,6 +233,31 @@ def _sum_of_stack(builder: _Builder, node: Node) -> bool:
     return builder.become(node, "add", aten.add.Tensor, (total, parts[-1]))
 
 
+def _tensordot(builder: _Builder, node: Node) -> bool:
+    """``tensordot`` and ``inner`` as the einsum that they are."""
+    left, right = node.args[:2]
+    if not isinstance(left, Value) or not isinstance(right, Value):
+        return False
+    rank, total = len(left.shape), len(left.shape) + len(right.shape)
+    if not rank or rank == total or total > len(LETTERS):
+        return False
+    pairs = node.args[2:4] if node.op == "tensordot" else ([-1], [-1])
+    if len(pairs) != 2:
+        return False
+    mine, other = list(LETTERS[:rank]), list(LETTERS[rank:total])
+    for here, there in zip(*map(_whole_numbers, pairs), strict=True):
+        other[there] = mine[here]
+    both = set(mine) & set(other)
+    result = "".join(letter for letter in mine + other if letter not in both)
+    equation = f"{''.join(mine)},{''.join(other)}->{result}"
+    return builder.become(node, "einsum", aten.einsum.default, (equation, [left, right]))
+
+
+def _whole_numbers(items: object) -> list[int]:
+    assert isinstance(items, (list, tuple))
+    return [item for item in items if isinstance(item, int)]
+
+
 def _long_einsum(builder: _Builder, node: Node) -> bool:
     """A contraction of three or more operands as one of two after the other, so that each sums over
     what it can."""
@@ -303,6 +328,7 @@ _RULES: dict[str, Callable[[_Builder, Node], bool]] = {
     "addcdiv": _scaled_sum,
     "lerp": _interpolation,
     **dict.fromkeys(PRODUCTS, _product_and_sum),
+    **dict.fromkeys(("tensordot", "inner"), _tensordot),
     "glu": _gated_half,
     "sum": _reduction,
     "mean": _reduction,
