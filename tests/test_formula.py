@@ -18,8 +18,8 @@ import initium
 from initium._plan import Need, Recipe, Rule, plan_model
 from initium._plan.formula import Formula
 from initium._plan.places import VARIABLES, variables
-from initium._types import Block
-from initium.errors import RecipeError
+from initium._types import Axes, Block
+from initium.errors import PlanError, RecipeError, TraceWarning
 from initium.spec import Blocks, Constant, Normal, Orthogonal, TruncatedNormal, Uniform
 
 PLACE = {"fan_in": 400.0, "fan_out": 100.0, "layers": 8.0, "width": 64.0, "gain": 2.0}
@@ -74,9 +74,10 @@ def test_arithmetic_is_pythons(left, right, sign, inside):
         ("normal(block)", "needs block .l, its block on that trunk, from 0., which this parameter"),
         ("gauss(width)", "is not a spec.*gauss"),
         ("normal(0.02", "is not of the form"),
-        ("normal(open('x'))", "is not a spec"),
+        ("normal(sqr(width))", "is not a function of a formula .got 'sqr'.; did you mean sqrt"),
+        ("normal(open('x'))", "is not a function of a formula"),
         ("normal(width.real)", "is not a spec"),
-        ("normal(__import__('os'))", "is not a spec"),
+        ("normal(__import__('os'))", "is not a function of a formula"),
         ("normal(9 ** 9 ** 9)", "cannot be calculated"),
     ],
 )
@@ -390,3 +391,68 @@ def test_a_seed_is_an_integer(seed):
     script = f"import initium, torch; initium.plan(torch.nn.Linear(2, 2), 'he', seed={seed!r})"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert "seed: is not an integer in [0, 2^64)" in done.stderr.splitlines()[-1]
+
+
+# Stacks of layers, functions that fail, texts that name two things -------------------------------
+
+
+class Stack(nn.Module):
+    def __init__(self, layers: int = 3, width: int = 8) -> None:
+        super().__init__()
+        self.first = nn.Linear(5, width)
+        self.up = nn.Parameter(torch.randn(layers, width, 4 * width))
+        self.down = nn.Parameter(torch.randn(layers, 4 * width, width))
+
+    def forward(self, x):
+        x = self.first(x)
+        for up, down in zip(self.up, self.down, strict=True):
+            x = x + (x @ up).relu() @ down
+        return x
+
+
+@pytest.mark.parametrize("name", ["up", "down"])
+def test_a_stack_of_layers_has_a_spec_for_each(name):
+    made = initium.plan(
+        Stack(), "he", torch.zeros(2, 5), rules={name: "normal(1 / (block + 1))"}
+    ).entries[name]
+    assert [part.spec.std for part in made.spec.parts] == pytest.approx([1, 1 / 2, 1 / 3])
+    assert "block of each layer" in made.reason
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Rule("orthogonal(1 / (block + 1))", name="up"),
+        Rule("normal(0.1)", name="up", lr="1 / (block + 1)"),
+    ],
+)
+def test_what_a_stack_of_layers_cannot_have_is_refused(rule):
+    with pytest.raises(RecipeError, match=r"up: .*one tensor holds all layers"):
+        initium.plan(Stack(), "he", torch.zeros(2, 5), rules=[rule])
+
+
+@pytest.mark.parametrize("conditions", [{"spec": lambda view: 1}, {"spec": "zeros", "when": len}])
+def test_a_function_that_fails_is_named_with_its_rule(conditions):
+    with pytest.raises(RecipeError, match=r"qkv: \w+ of rule\(.* failed: TypeError"):
+        planned(Rule(**{"name": "qkv", **conditions}))
+
+
+def test_a_text_that_names_both_is_the_distribution():
+    view = parameter("w", (4, 6), role="mlp_up", activation="relu", gain=2.0)
+    assert planned(Rule("orthogonal()"), view=view).spec == Orthogonal()
+    stored = parameter("w", (2, 4, 6), axes=Axes(inputs=(1,), outputs=(2,), batch=(0,)))
+    assert planned(Rule("orthogonal"), view=stored).spec == Orthogonal(outputs=(2,), batch=(0,))
+    with pytest.raises(PlanError, match="does not fit"):
+        planned(Rule("orthogonal()"), view=parameter("n", (4,), "norm_scale"))
+
+
+@pytest.mark.parametrize("give", [initium.plan, initium.initialize])
+def test_inputs_that_the_model_does_not_take_are_told(give):
+    net = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
+    with pytest.warns(TraceWarning, match="forward pass was not seen on these inputs") as seen:
+        made = give(net, "auto", inputs=torch.zeros(2, 3))
+    assert len(seen) == 1
+    assert made.notes[0].startswith("the model's own forward pass was not seen")
+    assert "Note: the model's own forward" in str(made)
+    assert give(net, "auto", inputs=torch.zeros(2, 8)).notes == ()
+    assert "seen in a trace" not in str(initium.inspect(net, torch.zeros(2, 3)))

@@ -132,7 +132,7 @@ def test_the_first_rule_that_matches_decides():
     plan = plan_model(tiny_gpt(), "gpt2", rules=rules)
     assert plan.entries["h.0.proj.weight"].spec == Normal(0.5)
     assert plan.entries["h.1.proj.weight"].spec == Constant(0.0)
-    assert plan.entries["wte.weight"].spec == Normal(0.02)  # what the recipe has for embeddings
+    assert plan.entries["wte.weight"].spec == Orthogonal()
     assert plan.entries["wpe.weight"].spec == Normal(0.01)
 
 
@@ -176,7 +176,7 @@ def test_text_and_function_are_the_same_recipe(text, made):
     ("text", "message"),
     [
         ("hee", "recipe: is not a known recipe .got 'hee'.; did you mean he"),
-        ("qqqq", "choose from auto, torch, xavier"),
+        ("qqqq", "not a known recipe .got 'qqqq'.. Fix: see initium recipes"),
         ("he('fan_in', 'normal', 'relu', 4)", "the recipe does not take these arguments"),
         ("he(mode='fan')", "mode: is not a fan mode .got 'fan'.; choose from fan_in"),
         ("he(nonlinearity=softmax)", "softmax has no gain"),

@@ -175,7 +175,7 @@ def test_an_embedding_that_is_used_again_may_be_the_head():
 
 @pytest.mark.parametrize("recipe", ["auto", "he", "gpt2", "normal(0.3)", "torch"])
 def test_a_padding_row_stays_zero(recipe):
-    view = parameter("w", (5, 4), "embedding", axes=None, padding_row=0, module_type="Embedding")
+    view = parameter("w", (5, 4), "embedding", axes=None, padding_row=0, torch_type="Embedding")
     spec = plan_model(model(view), recipe).entries["w"].spec
     assert spec.parts[0] == Part(0, 0, 1, Constant(0.0))
     assert (spec.parts[1].start, spec.parts[1].size, spec.parts[1].spec.std > 0) == (1, 4, True)
@@ -310,3 +310,66 @@ def test_complex_weights_say_what_to_do_instead(recipe):
     assert plan_model(view, recipe, rules=[rule]).entries["w"].std == pytest.approx(8**-0.5)
     for fine in ("he", "xavier", "zeros", "lecun(truncated)"):
         plan_model(view, fine)
+
+
+# What a class is called, and what its constructor gave ------------------------------------------
+
+
+class Linear(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 5))
+
+
+class Scaled(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(5, 3)
+        self.gain = nn.Parameter(torch.randn(3))
+
+
+class Reset(nn.Linear):
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+
+
+def test_torch_goes_by_the_class_and_not_by_its_name():
+    assert plan_model(of_module(Linear()), "torch").entries["weight"].kept
+    assert plan_model(of_module(Reset(5, 3)), "torch").entries["weight"].kept
+    scaled = plan_model(of_module(Scaled()), "torch").entries
+    assert scaled["weight"].spec == Uniform(-(5**-0.5), 5**-0.5)
+    assert scaled["gain"].kept
+
+
+@pytest.mark.parametrize("recipe", ["torchtitan_llama3", "mup", "auto"])
+def test_a_table_that_is_used_again_starts_as_a_tied_one(recipe):
+    known = {"axes": None, "fan_in": None, "fan_out": None}
+    specs = [
+        plan_model(model(parameter("e", (9, 16), "embedding", **known, **how)), recipe)
+        .entries["e"]
+        .spec
+        for how in ({"uses": 2}, {"aliases": ("head",)}, {"uses": 1})
+    ]
+    assert specs[0] == specs[1] != specs[2]
+
+
+@pytest.mark.parametrize(
+    ("shape", "known", "value", "told"),
+    [
+        ((), {}, -10.0, "keeps its constructor's constant"),
+        ((1,), {}, -10.0, "keeps its constructor's constant"),
+        ((1,), {"torch_type": "Linear"}, 0.0, "start at zero."),
+        ((1,), {"partner": "w"}, 0.0, "start at zero."),
+        ((4,), {}, 0.0, "the constant -10 of its constructor is replaced"),
+    ],
+)
+def test_a_constant_bias_is_kept_or_named(shape, known, value, told):
+    view = parameter("b", shape, "bias", constant=-10.0, **known)
+    entry = plan_model(model(view), "auto").entries["b"]
+    assert entry.spec == Constant(value)
+    assert told in entry.reason
+
+
+def test_frozen_parameters_are_planned_and_noted():
+    view = model(parameter("w", (4, 4), trainable=False), parameter("v", (4, 4)))
+    assert "1 frozen parameter is planned too, such as w" in plan_model(view, "he").notes[-1]
+    assert plan_model(view, "he", rules={"w": "keep"}).notes == ()

@@ -889,9 +889,9 @@ def test_hf_leaves_recurrent_modules_as_transformers_does():
     known = {"blocks": gates, "fan_out": 8, "axes": Axes(inputs=(1,), outputs=(0,))}
     made = plan_model(
         model(
-            parameter("lstm.hh", (32, 8), "recurrent_hidden", module_type="LSTM", **known),
-            parameter("gru.hh", (24, 8), "recurrent_hidden", module_type="GRU"),
-            parameter("a.in", (72, 24), "attn_qkv", module_type="MultiheadAttention"),
+            parameter("lstm.hh", (32, 8), "recurrent_hidden", torch_type="LSTM", **known),
+            parameter("gru.hh", (24, 8), "recurrent_hidden", torch_type="GRU"),
+            parameter("a.in", (72, 24), "attn_qkv", torch_type="MultiheadAttention"),
         ),
         "hf",
     ).entries

@@ -7,6 +7,7 @@ from math import prod
 from torch import nn
 
 from initium._model.names import slots
+from initium._model.sharding import torch_type
 from initium._types import Axes, Block, BufferView, Evidence, ModelView, ParameterView
 
 MATRIX = Axes(inputs=(1,), outputs=(0,))
@@ -112,6 +113,7 @@ def of_module(module: nn.Module, roles: dict[str, str] | None = None) -> ModelVi
                 dtype=dtype,
                 module=slot.module,
                 module_type=types[slot.module],
+                torch_type=torch_type(slot.owner, slot.leaf),
                 role=(roles or {}).get(slot.leaf, "unknown"),
                 padding_row=padding,
                 aliases=tuple(slot.aliases) if name == slot.name else (),

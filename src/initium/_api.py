@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from torch import nn
 
@@ -10,6 +12,7 @@ from initium._inspect import inspect
 from initium._plan import Plan, Recipe, Rule, parse_recipe, plan_model
 from initium._plan.rules import Action, read_rules
 from initium._types import ModelView
+from initium.errors import TraceWarning
 
 __all__ = ["initialize", "plan"]
 
@@ -35,15 +38,17 @@ def plan(
         RecipeError: an unknown recipe or a wrong argument of one.
         PlanError: a parameter that no rule matches.
 
+    Warns:
+        TraceWarning: ``inputs`` were given, and the model's own forward pass was not seen on them;
+            the plan's notes say so too.
+
     Example:
         >>> import torch, initium
         >>> made = initium.plan(torch.nn.Linear(4, 4), "zeros")
         >>> made.entries["weight"].std
         0.0
     """
-    chosen, own = parse_recipe(recipe), read_rules(rules)
-    view = model if isinstance(model, ModelView) else inspect(model, inputs)
-    return plan_model(view, chosen, seed=seed, rules=own)
+    return _planned(model, recipe, inputs, seed, rules)
 
 
 def initialize(
@@ -64,6 +69,29 @@ def initialize(
         >>> model.weight.abs().sum().item()
         0.0
     """
-    made = plan(model, recipe, inputs=inputs, seed=seed, rules=rules)
+    made = _planned(model, recipe, inputs, seed, rules)
     made.apply(model)
     return made
+
+
+def _planned(
+    model: nn.Module | ModelView,
+    recipe: str | Recipe,
+    inputs: object,
+    seed: int,
+    rules: Iterable[Rule] | Mapping[str, Action] | None,
+) -> Plan:
+    chosen, own = parse_recipe(recipe), read_rules(rules)
+    if isinstance(model, ModelView):
+        return plan_model(model, chosen, seed=seed, rules=own)
+    view = inspect(model, inputs)
+    made = plan_model(view, chosen, seed=seed, rules=own)
+    if inputs is None or view.problem is None:
+        return made
+    source = "those of its parts that ran" if view.traced else "module types and names"
+    note = (
+        f"the model's own forward pass was not seen on these inputs: {view.problem}; the roles "
+        f"come from {source}. Fix: pass inputs as the model takes them, such as a tuple or a dict"
+    )
+    warnings.warn(note, TraceWarning, stacklevel=3)
+    return replace(made, notes=(f"{note}.", *made.notes))

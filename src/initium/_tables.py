@@ -260,7 +260,8 @@ def view_table(view: initium._types.ModelView, width: int | None = None) -> str:
             )
         )
     elements = sum(one.numel for one in views.values())
-    seen = "seen in a trace" if view.traced else "from its structure alone"
+    whole_or_parts = "seen in parts" if view.problem else "seen in a trace"
+    seen = whole_or_parts if view.traced else "from its structure alone"
     heading = f"{view.model}: {len(views)} parameters, {elements:,} elements, {seen}"
     notes = [*view.notes]
     notes += [

@@ -157,6 +157,7 @@ class ParameterView:
         name: canonical fully qualified name (wrapper prefixes stripped).
         shape, dtype: as stored; the dtype is a name such as ``"float32"``.
         module, module_type: owner's name and class.
+        torch_type: the class of ``torch.nn`` whose reset and whose parameter it is; empty if none.
         role: one of :data:`ROLES`.
         axes: dimensions of a matrix; ``None`` where it is not one.
         fan_in, fan_out: of one block of the logical matrix: inputs that one output adds up, and
@@ -199,6 +200,7 @@ class ParameterView:
     dtype: str
     module: str = ""
     module_type: str = ""
+    torch_type: str = ""
     role: Role = "unknown"
     axes: Axes | None = None
     fan_in: int | None = None
@@ -238,6 +240,15 @@ class ParameterView:
     def is_matrix(self) -> bool:
         """Whether it is contracted with data, and so has fans."""
         return self.role in MATRIX_ROLES
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether it may also make the logits: it has other names, or is a table used again.
+
+        Unit rows would make logits of std sqrt(width), while small rows cost little where the
+        second use is only another lookup, so the doubt is settled this way.
+        """
+        return bool(self.aliases) or (self.role == "embedding" and self.uses > 1)
 
     @property
     def numel(self) -> int:

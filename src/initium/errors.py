@@ -30,6 +30,7 @@ __all__ = [
     "PlanFileError",
     "RecipeError",
     "SpecError",
+    "TraceWarning",
     "near",
 ]
 
@@ -76,6 +77,10 @@ class InitiumError(Exception):
         if self.fix:
             line += f"{'' if line.endswith('?') else '.'} Fix: {self.fix}"
         return " ".join(line.split())
+
+
+class TraceWarning(UserWarning):
+    """The model's own forward pass was not seen on the inputs that were given."""
 
 
 class SpecError(InitiumError, ValueError):

@@ -16,6 +16,7 @@ from enum import StrEnum
 from inspect import getdoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from warnings import catch_warnings, simplefilter
 
 import typer
 
@@ -23,7 +24,7 @@ import initium
 from initium._cli.progress import counting, working
 from initium._plain import plain
 from initium._plan import Recipe, parse_recipe
-from initium.errors import InputError, OutputError
+from initium.errors import InputError, OutputError, TraceWarning
 
 if TYPE_CHECKING:
     from initium._load import Loaded
@@ -345,10 +346,14 @@ def explain(
 @app.command()
 def recipes(as_json: Json = False, debug: Debug = False) -> None:
     """The recipes that can be named, one line each."""
+    from initium._plan.reference import plain_text
     from initium._tables import legend, render
     from initium.recipes import RECIPES
 
-    lines = {name: (getdoc(recipe) or "").partition("\n")[0] for name, recipe in RECIPES.items()}
+    lines = {
+        name: plain_text((getdoc(recipe) or "").partition("\n")[0])
+        for name, recipe in RECIPES.items()
+    }
     if as_json:
         _echo_json(lines)
     else:
@@ -397,8 +402,16 @@ def _base(text: str) -> Recipe | initium.Plan:
 def _plan(loaded: Loaded, start: Recipe | initium.Plan, seed: int) -> initium.Plan:
     if isinstance(start, initium.Plan):
         return start
-    with working(f"planning {loaded.name} with {start}"), redirect_stdout(sys.stderr):
-        return initium.plan(loaded.model, start, inputs=loaded.inputs, seed=seed)
+    with (
+        working(f"planning {loaded.name} with {start}"),
+        redirect_stdout(sys.stderr),
+        catch_warnings(record=True) as told,
+    ):
+        simplefilter("always", TraceWarning)
+        made = initium.plan(loaded.model, start, inputs=loaded.inputs, seed=seed)
+    for warning in (one for one in told if issubclass(one.category, TraceWarning)):
+        typer.echo(f"warning: {warning.message}", err=True)
+    return made
 
 
 @contextmanager

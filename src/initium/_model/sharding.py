@@ -6,6 +6,8 @@ whole. FSDP1 and DeepSpeed ZeRO-3 do not, except inside their own contexts that 
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import nn
 
@@ -19,11 +21,17 @@ __all__ = [
     "mesh_device",
     "must_show_parameters",
     "reshard",
+    "torch_type",
     "whole",
 ]
 
 MIXINS = ("FSDPModule", "ReplicateModule")
 """Classes that torch puts in front of a module's own, in a class made for that module."""
+OF_TORCH = re.compile(
+    r"weight|bias|(weight|bias)_([ih]h|hr)(_l\d+(_reverse)?)?|weight_[gv]|original\d?|bias_[kv]"
+    r"|in_proj_(weight|bias)|[qkv]_proj_weight"
+)
+"""The names of the parameters that torch's own modules and weight norms hold."""
 
 
 def bare_class(module: nn.Module) -> type:
@@ -43,10 +51,13 @@ def torch_type(module: nn.Module, leaf: str) -> str:
         ('Linear', '')
     """
     kind = bare_class(module)
-    base = next((one for one in kind.__mro__ if one.__module__.startswith("torch.nn.")), nn.Module)
+    base = next(
+        (one for one in kind.__mro__ if one.__module__.startswith("torch.nn.modules.")), nn.Module
+    )
     resets = ("reset_parameters", "_reset_parameters")
-    same = all(getattr(kind, name, None) is getattr(base, name, None) for name in resets)
-    return base.__name__ if same and leaf.startswith(OF_TORCH) else ""
+    own = [getattr(base, name, None) for name in resets]
+    same = any(own) and own == [getattr(kind, name, None) for name in resets]
+    return base.__name__ if same and OF_TORCH.fullmatch(leaf) else ""
 
 
 def is_sharded(tensor: torch.Tensor) -> bool:

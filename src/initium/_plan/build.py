@@ -77,8 +77,16 @@ def plan_model(
         seed=seed,
         model=view.model,
         needs=chosen.needed(view),
-        notes=chosen.noted(view),
+        notes=(*chosen.noted(view), *_frozen(view, entries)),
     )
+
+
+def _frozen(view: ModelView, entries: Mapping[str, Entry]) -> tuple[str, ...]:
+    names = [one.name for one in view.owners if not one.trainable and not entries[one.name].kept]
+    if not names:
+        return ()
+    told = "1 frozen parameter is" if len(names) == 1 else f"{len(names)} frozen parameters are"
+    return (f"{told} planned too, such as {names[0]}; a rule with the spec keep leaves them.",)
 
 
 def _matches(rule: Rule, parameter: ParameterView) -> bool:

@@ -8,25 +8,13 @@ import textwrap
 
 from rich.console import RenderableType
 
-from initium._plan.recipe import Recipe, parse_recipe
-from initium._plan.reference import reference
+from initium._plan.recipe import ALIASES, Recipe, parse_recipe
+from initium._plan.reference import plain_text, reference
 from initium._scheme.schemes import SCHEMES
 from initium._tables import legend, render, table, width_of
 from initium.errors import RecipeError, near
 
 __all__ = ["explain"]
-
-ALIASES = {
-    "kaiming": "he",
-    "glorot": "xavier",
-    "kaiming_normal": "he",
-    "xavier_uniform": "xavier",
-    "xavier_normal": "xavier",
-    "glorot_uniform": "xavier",
-    "glorot_normal": "xavier",
-    "he_normal": "he",
-    "he_uniform": "he",
-}
 
 
 def explain(text: str) -> str:
@@ -64,7 +52,8 @@ def explain(text: str) -> str:
     parts = []
     if name in RECIPES:
         recipe = parse_recipe(name + bracket + arguments)
-        parts += [f"recipe {_told(name, RECIPES[name])}", _rules(recipe)]
+        given = f"Here: {recipe}\n\n" if arguments.strip(" )") else ""
+        parts += [f"recipe {_told(name, RECIPES[name])}", given + _rules(recipe)]
     if name in SCHEMES:
         parts.append(f"scheme {_told(name, SCHEMES[name])}")
     return "\n\n".join(parts)
@@ -78,7 +67,7 @@ def _told(name: str, function: object) -> str:
         for parameter in inspect.signature(function).parameters.values()
     )
     call = textwrap.fill(f"{name}({arguments})", width_of() - 7, subsequent_indent="    ")
-    return f"{call}\n\n{_refilled(inspect.getdoc(function) or '')}"
+    return f"{call}\n\n{_refilled(plain_text(inspect.getdoc(function) or ''))}"
 
 
 ITEM = re.compile(r"\s*- |\s+\w+(, \w+)*: ")

@@ -16,6 +16,7 @@ from functools import lru_cache
 from initium._plan.places import VARIABLES
 from initium.errors import RecipeError, SpecError, near
 from initium.spec import Spec, parse
+from initium.spec.text import SPECS
 
 __all__ = ["Formula"]
 
@@ -62,6 +63,25 @@ class Formula:
                     value=name,
                     choices=near(name, VARIABLES) or tuple(VARIABLES),
                 )
+
+        for name in self._called():
+            if name not in (*FUNCTIONS, *SPECS, "part"):
+                raise RecipeError(
+                    "is not a function of a formula",
+                    where=f"formula {self.text!r}",
+                    value=name,
+                    choices=near(name, FUNCTIONS) or tuple(FUNCTIONS),
+                )
+
+    def _called(self) -> tuple[str, ...]:
+        """The functions that it calls, the outermost left out where that is the spec."""
+        body = self._tree().body
+        return tuple(
+            node.func.id
+            for node in ast.walk(body)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+            if self.is_number or node is not body
+        )
 
     @property
     def variables(self) -> tuple[str, ...]:

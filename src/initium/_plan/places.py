@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 
 from initium._types import ModelView, ParameterView
 
-__all__ = ["VARIABLES", "variables"]
+__all__ = ["VARIABLES", "layers_of", "variables"]
 
 VARIABLES: Mapping[str, str] = {
     "fan_in": "inputs that one output of the logical matrix adds up",
@@ -54,6 +55,32 @@ def variables(view: ParameterView, model: ModelView) -> dict[str, float]:
     if (view.trunk, view.trunk_depth) in _routers(model):
         found["experts"] = _routers(model)[view.trunk, view.trunk_depth]
     return {name: value for name, value in found.items() if value is not None}
+
+
+def layers_of(
+    view: ParameterView, model: ModelView
+) -> tuple[int, tuple[ParameterView, ...]] | None:
+    """Of a tensor that stacks a matrix for each layer of a trunk: the axis, and each layer's view.
+
+    It is told from a stack of experts by a tensor of as many matrices that closes as many branches.
+    """
+    stacked = [block for block in view.blocks if block.stacked]
+    if len(stacked) != 1 or stacked[0].size != 1 or view.trunk is None:
+        return None
+    axis, count = stacked[0].axis, stacked[0].count
+    for closing in (view, *model.owners):
+        at = closing.trunk_depths
+        if closing.trunk == view.trunk and len(at) == count > 1 and _stacks(closing, count):
+            first = None if view.depth is None else view.depth - at[0]
+            return axis, tuple(
+                replace(view, trunk_depth=depth, depth=None if first is None else first + depth)
+                for depth in at
+            )
+    return None
+
+
+def _stacks(view: ParameterView, count: int) -> bool:
+    return any(block.stacked and block.count == count for block in view.blocks)
 
 
 @lru_cache(maxsize=4)

@@ -6,7 +6,7 @@ read without ``eval``, and a bare name as an argument (``he(fan_out)``) counts a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -16,9 +16,22 @@ from initium._text import Call, format_number, parse_call
 from initium._types import ModelView
 from initium.errors import RecipeError, SpecError, near
 
-__all__ = ["Needs", "Recipe", "Suits", "parse_recipe", "recipe_text"]
+__all__ = ["ALIASES", "Needs", "Recipe", "Suits", "meant", "parse_recipe", "recipe_text"]
 
 
+ALIASES = {
+    "kaiming": "he",
+    "glorot": "xavier",
+    "kaiming_normal": "he",
+    "kaiming_uniform": "he",
+    "xavier_uniform": "xavier",
+    "xavier_normal": "xavier",
+    "glorot_uniform": "xavier",
+    "glorot_normal": "xavier",
+    "he_normal": "he",
+    "he_uniform": "he",
+}
+"""Other names by which recipes are known, for explanations and suggestions."""
 Needs: TypeAlias = tuple[Need, ...] | Callable[[ModelView], tuple[Need, ...]]
 Suits: TypeAlias = Callable[[ModelView], str | None]
 
@@ -75,7 +88,12 @@ def parse_recipe(recipe: str | Recipe) -> Recipe:
     from initium.recipes import RECIPES
 
     if not isinstance(recipe, str):
-        raise RecipeError("is not a recipe or its text", where="recipe", value=recipe)
+        raise RecipeError(
+            "is not a recipe or its text",
+            where="recipe",
+            value=str(recipe),
+            fix='name one, such as "auto", which is the default',
+        )
     if recipe.endswith((".yaml", ".yml")):
         from initium._plan.recipe_file import read_recipe
 
@@ -94,7 +112,8 @@ def parse_recipe(recipe: str | Recipe) -> Recipe:
             "is not a known recipe",
             where="recipe",
             value=recipe,
-            choices=near(call.name, RECIPES) or tuple(RECIPES),
+            choices=meant(call.name, RECIPES),
+            fix="see initium recipes for all of them",
         )
     args = [_plain(value) for value in call.args]
     kwargs = {key: _plain(value) for key, value in call.kwargs.items()}
@@ -104,6 +123,12 @@ def parse_recipe(recipe: str | Recipe) -> Recipe:
         raise RecipeError(
             f"the recipe does not take these arguments: {error}", where="recipe", value=recipe
         ) from error
+
+
+def meant(name: str, known: Iterable[str]) -> tuple[str, ...]:
+    """The recipe that is also known under a name, else the known names most like it."""
+    also = ALIASES.get(name.lower())
+    return near(also, (also,)) if also else near(name, known)
 
 
 def recipe_text(name: str, **given: tuple[object, object]) -> str:

@@ -81,7 +81,7 @@ def read_recipe(path: str | Path) -> Recipe:
             "is not a recipe",
             where=str(path),
             fix='write "rules:" and a list such as [{role: head, spec: zeros}]; '
-            "a saved plan is given as --plan",
+            "a saved plan is given to initium check, predict or write as --plan",
         )
     _known(data, KEYS, path, "the recipe")
     items = data["rules"]

@@ -16,7 +16,7 @@ from initium._plan.rules import CONDITIONS, Rule
 from initium._types import ROLES
 from initium.spec.text import SPECS
 
-__all__ = ["reference"]
+__all__ = ["plain_text", "reference"]
 
 PYTHON_ONLY = "only in Python"
 EXAMPLE = """\
@@ -69,6 +69,10 @@ def reference() -> str:
         "",
         *(f"- `{name}`: {text}." for name, text in VARIABLES.items()),
         "",
+        "Where one tensor holds a matrix for each layer, `block` and `depth` are those of each "
+        "layer; whole or fused matrices and learning rates cannot differ by layer, and are refused "
+        "then.",
+        "",
         f"Specs by name: {_listed(SPECS)}.",
         "",
         f"Roles: {_listed(ROLES)}.",
@@ -99,10 +103,10 @@ def _fields() -> dict[str, str]:
     text = inspect.getdoc(Rule) or ""
     told = text.partition("Attributes:\n")[2].partition("\n\n")[0]
     items = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", told, re.MULTILINE)
-    return {name: _plain(" ".join(line.split())) for name, line in items}
+    return {name: plain_text(" ".join(line.split())) for name, line in items}
 
 
-def _plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """Without the roles and double quotes of reStructuredText."""
     text = re.sub(r" in the variables of :data:`[^`]*`,", "", text)
     return re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"`\1`", text).replace("``", "`")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from inspect import getdoc
 from math import inf
@@ -21,12 +21,12 @@ from numbers import Real
 from typing import TypeAlias, TypeVar
 
 from initium._plan.formula import Formula
-from initium._plan.layout import Piece, per_matrix, pieces, put_together
-from initium._plan.places import variables
+from initium._plan.layout import Matrix, Piece, per_matrix, pieces, put_together
+from initium._plan.places import layers_of, variables
 from initium._text import format_number
 from initium._types import MATRIX_ROLES, ROLES, ModelView, ParameterView
-from initium.errors import RecipeError, near
-from initium.spec import Blocks, Keep, Spec, Value
+from initium.errors import InitiumError, RecipeError, near
+from initium.spec import Blocks, Keep, Orthogonal, Part, Spec, Value
 from initium.spec.text import SPECS
 
 __all__ = [
@@ -52,6 +52,7 @@ class Choice:
 
 
 Scheme: TypeAlias = Callable[[ParameterView, ModelView], Choice | Spec]
+_Given = TypeVar("_Given")
 _Scheme = TypeVar("_Scheme", bound=Callable[..., "Choice | Spec"])
 Action: TypeAlias = Spec | str | Scheme
 CONDITIONS = ("role", "name", "regex", "module_type", "writes", "tied", "when")
@@ -66,13 +67,14 @@ class Rule:
         spec: a spec, its text or a formula for it (``"normal(0.02 / sqrt(2 * layers))"``, in the
             variables of :data:`~initium._plan.places.VARIABLES`, for each logical matrix), the text
             of a recipe (``"he"``), or a function ``(parameter, model) -> Choice | Spec``, whose
-            docstring begins with its formula or a sentence.
+            docstring begins with its formula or a sentence. A name that is both, such as
+            ``"orthogonal"``, is the distribution.
         role: one role or several.
         name: a glob over the whole canonical name, such as ``"*.attn.c_proj.weight"``.
         regex: a regular expression that must match the whole canonical name.
         module_type: a glob over the type of the module that holds it, such as ``"Conv*"``.
         writes: whether it writes to a residual stream.
-        tied: whether the tensor has other names too.
+        tied: whether the tensor has other names too, or is a table that is used again.
         when: any predicate on the parameter.
         lr: multiplier of the learning rate, a number or a formula.
         reason: why, as one sentence; recorded in the plan.
@@ -144,8 +146,8 @@ class Rule:
             and (self.regex is None or re.fullmatch(self.regex, view.name) is not None)
             and (self.module_type is None or fnmatchcase(view.module_type, self.module_type))
             and (self.writes is None or view.writes_residual is self.writes)
-            and (self.tied is None or bool(view.aliases) is self.tied)
-            and (self.when is None or bool(self.when(view)))
+            and (self.tied is None or view.is_tied is self.tied)
+            and (self.when is None or bool(_called(self.when, self, view)))
         )
 
     @property
@@ -307,7 +309,7 @@ def _act(rule: Rule, view: ParameterView, model: ModelView) -> Choice | None:
         return Choice(found.spec, rule.reason or found.reason, rate)
     if isinstance(spec, Formula):
         return _calculated(spec, rule, view, model)
-    result = _whole(spec, view) if isinstance(spec, Spec) else spec(view, model)
+    result = _whole(spec, view) if isinstance(spec, Spec) else _called(spec, rule, view, model)
     if isinstance(result, Spec):
         result = Choice(result, rule.reason or f"as {rule} says")
     if not isinstance(result, Choice):
@@ -318,30 +320,79 @@ def _act(rule: Rule, view: ParameterView, model: ModelView) -> Choice | None:
     return Choice(result.spec, rule.reason or result.reason, rate)
 
 
+def _called(
+    function: Callable[..., _Given], rule: Rule, *given: ParameterView | ModelView
+) -> _Given:
+    try:
+        return function(*given)
+    except InitiumError:
+        raise
+    except Exception as error:
+        told = f"{_name(function)} of {rule} failed: {type(error).__name__}: {error}"
+        where = getattr(given[0], "name", None)
+        raise RecipeError(told, where=where, fix="correct this function") from error
+
+
 def _whole(spec: Spec, view: ParameterView) -> Spec:
     """A spec for each logical matrix of a parameter, unless it is one of a whole tensor."""
-    return spec if isinstance(spec, (Blocks, Value, Keep)) else per_matrix(view, lambda _: spec)
+    if isinstance(spec, (Blocks, Value, Keep)):
+        return spec
+    return per_matrix(view, lambda matrix: _laid(spec, matrix, view))
+
+
+def _laid(spec: Spec, matrix: Matrix, view: ParameterView) -> Spec:
+    """An orthogonal spec that names no axes gets those of the matrix."""
+    if view.axes is None or not isinstance(spec, Orthogonal) or spec != Orthogonal(spec.gain):
+        return spec
+    return replace(spec, outputs=matrix.outputs, batch=matrix.batch)
 
 
 def _calculated(formula: Formula, rule: Rule, view: ParameterView, model: ModelView) -> Choice:
     """The spec of a formula for each logical matrix, and a reason that shows the calculation."""
     try:
         place = variables(view, model) if formula.variables else {}
-        spec = per_matrix(
-            view,
-            lambda matrix: formula.spec(
-                {**place, "fan_in": matrix.fan_in, "fan_out": matrix.fan_out, "gain": matrix.gain}
-            ),
-        )
+        spec = _in_layers(formula, rule, view, model)
+        each = spec is not None
+        spec = spec or _evaluated(formula, view, place)
     except RecipeError as error:
         raise RecipeError(f"{rule}: {error}", where=view.name) from None
     told = ", ".join(
-        f"{name} {format_number(place[name])}" for name in formula.variables if name in place
+        f"{name} of each layer"
+        if each and name in ("block", "depth")
+        else f"{name} {format_number(place[name])}"
+        for name in formula.variables
+        if name in place
     )
     reason = rule.reason or f"as {rule} says"
     if formula.variables:
         reason = f"{reason.rstrip('.')}: {formula.text}{f', {told}' if told else ''}."
     return Choice(spec, reason, _rate(rule, view, model))
+
+
+def _evaluated(formula: Formula, view: ParameterView, place: Mapping[str, float]) -> Spec:
+    def of(matrix: Matrix) -> Spec:
+        fans = {"fan_in": matrix.fan_in, "fan_out": matrix.fan_out, "gain": matrix.gain}
+        return _laid(formula.spec({**place, **fans}), matrix, view)
+
+    return per_matrix(view, of)
+
+
+def _in_layers(formula: Formula, rule: Rule, view: ParameterView, model: ModelView) -> Spec | None:
+    """Of a stack of layers one spec for each, where the formula asks for the layer."""
+    rate = Formula(rule.lr, is_number=True).variables if isinstance(rule.lr, str) else ()
+    if not {"block", "depth"} & {*formula.variables, *rate}:
+        return None
+    if not (stack := layers_of(view, model)):
+        return None
+    axis, layers = stack
+    made = [_evaluated(formula, view, variables(layer, model)) for layer in layers]
+    if {"block", "depth"} & {*rate} or any(isinstance(one, (Blocks, Orthogonal)) for one in made):
+        raise RecipeError(
+            "one tensor holds all layers: no layer in it can have a learning rate or a whole or "
+            "fused matrix of its own",
+            fix="write a rule without block and depth for it",
+        )
+    return Blocks(tuple(Part(axis, place, 1, spec) for place, spec in enumerate(made)))
 
 
 def _rate(rule: Rule, view: ParameterView, model: ModelView) -> float:
@@ -362,22 +413,19 @@ def _rate(rule: Rule, view: ParameterView, model: ModelView) -> float:
 
 
 def _read(text: str, rule: Rule) -> Formula | tuple[Rule, ...]:
-    """The rules of the recipe that a text names, else the formula that it is."""
-    from initium._plan.recipe import parse_recipe
+    """The formula of the distribution that a text names, else the rules of the recipe."""
+    from initium._plan.recipe import meant, parse_recipe
     from initium.recipes import RECIPES
 
     name = text.split("(", 1)[0].strip()
-    from_file = text.endswith((".yaml", ".yml"))
-    if name == "normal":  # normal(std) is a spec here, for any role
+    if name in SPECS:
         return Formula(text)
-    if from_file or (name in RECIPES and not (name in SPECS and Formula(text).calculates)):
+    if name in RECIPES or text.endswith((".yaml", ".yml")):
         return parse_recipe(text).rules
-    if name not in SPECS:
-        known = (*SPECS, *RECIPES)
-        raise RecipeError(
-            f"the spec of {rule} is neither a distribution nor a recipe",
-            where="rule",
-            value=text,
-            choices=near(name, known) or known,
-        )
-    return Formula(text)
+    known = (*SPECS, *RECIPES)
+    raise RecipeError(
+        f"the spec of {rule} is neither a distribution nor a recipe",
+        where="rule",
+        value=text,
+        choices=meant(name, known) or known,
+    )

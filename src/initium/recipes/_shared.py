@@ -50,6 +50,18 @@ def _neutral(view: ParameterView, model: ModelView) -> Choice:
     return Choice(Constant(value), "A normalisation starts without scaling.")
 
 
+def _bias(view: ParameterView, model: ModelView) -> Choice:
+    """constant(0); a scalar that goes with no weight keeps its constructor's constant."""
+    constant = view.constant or 0.0
+    alone = view.numel == 1 and view.partner is None and not view.torch_type
+    if constant and alone and view.role == "bias":
+        return Choice(Constant(constant), "A scalar bias keeps its constructor's constant.")
+    if constant and view.numel > 1:
+        told = f"the constant {format_number(constant)} of its constructor is replaced"
+        return Choice(Constant(0.0), f"Biases start at zero: {told}.")
+    return Choice(Constant(0.0), "Biases start at zero.")
+
+
 def own_constant(view: ParameterView, model: ModelView) -> Choice:
     """A scale as its architecture has it."""
     if view.constant is not None:
@@ -108,7 +120,7 @@ FROZEN_POSITIONS = Rule(
     reason="A frozen position code keeps the values that its constructor computed.",
 )
 BASICS = (
-    Rule("constant(0)", role=("bias", "norm_bias"), reason="Biases start at zero."),
+    Rule(_bias, role=("bias", "norm_bias")),
     Rule(_neutral, role="norm_scale"),
     Rule(own_constant, role="scale"),
     Rule(_lora_a, role="lora_a"),

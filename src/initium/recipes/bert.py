@@ -6,6 +6,7 @@ import math
 
 from initium._plan.recipe import Recipe, recipe_text
 from initium._plan.rules import Choice, Rule
+from initium._plan.torch_defaults import of_torch
 from initium._types import ModelView, ParameterView
 from initium.recipes._language import ATTENTION, std_text, transformer, truncated
 from initium.spec import Uniform
@@ -69,9 +70,9 @@ def hf(std: float = 0.02) -> Recipe:
         inputs=drawn,
         embedding=drawn,
         first=(
-            Rule(_as_stored, role=recurrent, module_type="LSTM"),
+            Rule(_as_stored, role=recurrent, when=of_torch("LSTM")),
             Rule("torch", role=recurrent, reason="transformers leaves torch's default."),
-            Rule(_as_stored, role=ATTENTION, module_type="MultiheadAttention"),
+            Rule(_as_stored, role=ATTENTION, when=of_torch("MultiheadAttention")),
         ),
     )
 

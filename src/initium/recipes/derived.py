@@ -98,23 +98,14 @@ def _auto_head(view: ParameterView, model: ModelView) -> Choice:
 
 def _auto_embedding(view: ParameterView, model: ModelView) -> Choice:
     """normal(1); normal(0.2 / sqrt(width)) if it is tied or used again."""
-    if _is_tied(view):
+    if view.is_tied:
         return _tied(view)
-    if any(_is_tied(other) for other in _tables(view, model)):
+    if any(other.is_tied for other in _tables(view, model)):
         std = LOGIT_STD / math.sqrt(view.shape[-1])
         spec = Normal(std)
         return Choice(spec, "The std of the tied table, to which it may be added.")
     spec = Normal(1.0)
     return Choice(spec, "A lookup adds up one row, so unit rows start the stream at variance one.")
-
-
-def _is_tied(view: ParameterView) -> bool:
-    """Whether an embedding may also make the logits: it has other names, or is used again.
-
-    Unit rows would make logits of std sqrt(width), while small rows cost little where the second
-    use is only another lookup, so the doubt is settled this way.
-    """
-    return bool(view.aliases) or view.uses > 1
 
 
 def _tied(view: ParameterView) -> Choice:
@@ -138,7 +129,7 @@ def _tables(view: ParameterView, model: ModelView) -> list[ParameterView]:
 def _auto_position(view: ParameterView, model: ModelView) -> Choice:
     """Half the std of the embedding; normal(0.02) without one."""
     stds = [
-        LOGIT_STD / math.sqrt(other.shape[-1]) if _is_tied(other) else 1.0
+        LOGIT_STD / math.sqrt(other.shape[-1]) if other.is_tied else 1.0
         for other in _tables(view, model)
     ]
     if not stds:

@@ -283,8 +283,7 @@ def _rules(
 
     def table(view: ParameterView, model: ModelView) -> Choice:
         """normal(s), the same at every width."""
-        tied = view.aliases or view.uses > 1
-        std = flavour.std or (1 / math.sqrt(base_width) if tied else 1.0)
+        std = flavour.std or (1 / math.sqrt(base_width) if view.is_tied else 1.0)
         spec = flavour.spec(std)
         return Choice(spec, f"{name}: input weight, the same at every width.")
 

@@ -27,7 +27,7 @@ from initium.spec import Constant, Normal, Spec
 __all__ = ["convnext", "fixup", "resnet"]
 
 CONVOLUTIONS = ("conv", "conv_depthwise", "patch")
-LINEAR = tuple(rule for rule in TORCH_RULES if rule.module_type == "Linear")
+LINEAR = tuple(rule for rule in TORCH_RULES if rule.condition == "when=nn.Linear")
 UNTOLD = (
     Rule("normal(1 / sqrt(fan_in))", role=MATRICES, reason="ResNet says nothing of this matrix"),
 )
