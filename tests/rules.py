@@ -17,7 +17,7 @@ from initium import inspect
 from initium._model.names import slots
 from initium._types import ParameterView
 
-__all__ = ["IMAGE", "TOKENS", "WIDTH", "Cases", "assert_seen", "joined", "split"]
+__all__ = ["IMAGE", "TOKENS", "WIDTH", "Cases", "assert_seen", "joined", "registry", "split"]
 
 WIDTH = 16
 TOKENS = torch.zeros(2, 5, WIDTH)
@@ -25,6 +25,20 @@ IMAGE = torch.zeros(2, 3, 8, 8)
 
 Cases: TypeAlias = dict[str, tuple[Callable[[], nn.Module], object, dict[str, str]]]
 """Name -> a model, its inputs, and what has to be seen of it."""
+
+
+def registry() -> tuple[Cases, Callable[[object, dict[str, str]], Callable[[type], type]]]:
+    """Empty cases, and the decorator that adds the model it stands on: ``@case(inputs, {...})``."""
+    cases: Cases = {}
+
+    def case(inputs: object, expected: dict[str, str]) -> Callable[[type], type]:
+        def register(model: type) -> type:
+            cases[model.__name__] = (model, inputs, expected)
+            return model
+
+        return register
+
+    return cases, case
 
 
 def assert_seen(

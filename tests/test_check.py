@@ -19,9 +19,10 @@ from initium._check.expectations import find_plan
 from initium._check.facts import Facts, LayerFacts
 from initium._check.findings import draw
 from initium._check.loss import first_loss
-from initium._check.measure import Moments, sample_count
+from initium._check.measure import sample_count
 from initium._check.parameters import duplicate_rows
 from initium._check.trend import decay, growth
+from initium._model.moments import Moments
 from initium._model.state import fingerprint
 from initium._plan import Entry, Plan
 from initium._report.records import LayerRecord, LossRecord, ParameterRecord, Report

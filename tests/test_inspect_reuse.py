@@ -12,23 +12,15 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from rules import TOKENS, WIDTH, Cases, assert_seen, joined, split
+from rules import TOKENS, WIDTH, assert_seen, joined, registry, split
 from torch import Tensor, nn
 
 import initium
 from initium import inspect
 from initium._plan.places import variables
 
-CASES: Cases = {}
+CASES, case = registry()
 STATE = 12
-
-
-def case(inputs: object, expected: dict[str, str]) -> Callable[[type], type]:
-    def register(model: type) -> type:
-        CASES[model.__name__] = (model, inputs, expected)
-        return model
-
-    return register
 
 
 @pytest.mark.parametrize("renamed", [False, True])

@@ -12,22 +12,14 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from rules import IMAGE, TOKENS, WIDTH, Cases, assert_seen, joined, split
+from rules import IMAGE, TOKENS, WIDTH, assert_seen, joined, registry, split
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import initium
 from initium import inspect
 
-CASES: Cases = {}
-
-
-def case(inputs: object, expected: dict[str, str]) -> Callable[[type], type]:
-    def register(model: type) -> type:
-        CASES[model.__name__] = (model, inputs, expected)
-        return model
-
-    return register
+CASES, case = registry()
 
 
 @pytest.mark.parametrize("renamed", [False, True])

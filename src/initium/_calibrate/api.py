@@ -98,7 +98,7 @@ def calibrate(
     batches, first = _batches(inputs)
     view = inspect(inner, first) if view is None else view
     if plan is not None:
-        must_hold(plan, inner, view)
+        must_hold(plan, inner)
     kept = _kept(inner, view)
     open_ = [one.name for one in view.owners if kept.get(one.name) is None]
     with preserved(inner, clone={*open_, *_renormed(inner)}), _running(inner) as module:

@@ -20,6 +20,7 @@ from initium._calibrate.sweep import Seen, Sweep
 from initium._calibrate.targets import Unit, aim_of, table_aim, units_of
 from initium._calibrate.weights import Weights
 from initium._model.call import call, map_tensors, tensors
+from initium._model.inputs import must_be_usable
 from initium._types import ModelView
 from initium.errors import InitiumError, InputError, ModelError
 
@@ -175,16 +176,7 @@ def must_be_batch(batch: object) -> None:
                 value=tuple(tensor.shape),
                 fix="pass real data, on the model's device",
             )
-        if tensor.numel() == 0:
-            raise InputError(
-                "a batch is empty", where="inputs", value=tuple(tensor.shape), fix="pass samples"
-            )
-        if tensor.is_floating_point() and (count := int(tensor.isnan().sum())):
-            raise InputError(
-                f"{count} of {tensor.numel()} values of a batch are NaN",
-                where="inputs",
-                fix="look at how the batch is made; no weight was changed",
-            )
+        must_be_usable(tensor, "a batch", "no weight was changed")
 
 
 def _is_pair(batch: object) -> bool:

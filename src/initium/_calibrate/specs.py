@@ -17,6 +17,7 @@ from initium._calibrate.targets import Unit
 from initium._fill.tensor import tensor as planned
 from initium._model.names import slots
 from initium._plan import Entry, Plan
+from initium._plan.fit import must_fit
 from initium._types import ModelView
 from initium.errors import InitiumError, PlanError
 from initium.spec import Blocks, Constant, Normal, Part, Spec, TruncatedNormal, Uniform
@@ -28,34 +29,20 @@ ROWS = 4
 """Rows of a weight that are held against the plan."""
 
 
-def must_hold(plan: object, model: nn.Module, view: ModelView) -> None:
+def must_hold(plan: object, model: nn.Module) -> None:
     """The plan is one, for these parameters, and they hold what it plans.
 
     Only the first rows of elementwise specs are looked at. Raises PlanError.
     """
-    if not isinstance(plan, Plan):
-        raise PlanError(
-            "is not a plan",
-            where="plan",
-            value=plan if isinstance(plan, str) else type(plan).__name__,
-            fix="make one first: plan = initium.plan(model, ...)",
-        )
-    for name, slot in slots(model).items():
-        if slot.is_buffer:
-            continue
-        entry, shape = plan.entries.get(name), tuple(slot.tensor.shape)
-        if entry is None or entry.shape != shape:
-            found = "nothing" if entry is None else f"shape {entry.shape}"
-            raise PlanError(
-                f"has shape {shape} in the model and {found} in the plan",
-                where=name,
-                fix="pass the plan that was made for this model",
-            )
+    weights = {name: slot for name, slot in slots(model).items() if not slot.is_buffer}
+    fitting = must_fit(plan, {name: tuple(slot.tensor.shape) for name, slot in weights.items()})
+    for name, slot in weights.items():
+        entry, shape = fitting.entries[name], tuple(slot.tensor.shape)
         if not isinstance(entry.spec, ELEMENTWISE) or len(shape) < 2 or "parametriz" in name:
             continue
         rows = (slice(0, ROWS),) + (slice(None),) * (len(shape) - 1)
         held = slot.tensor.detach()[rows].cpu()
-        wanted = planned(plan, name, rows).to(held.dtype)
+        wanted = planned(fitting, name, rows).to(held.dtype)
         if not torch.allclose(held, wanted, rtol=1e-2, atol=1e-6, equal_nan=True):
             raise PlanError(
                 "holds other values than the plan gives it, so that a plan with scaled specs would "

@@ -20,9 +20,10 @@ from initium._model.inputs import example_inputs, must_be_usable
 from initium._model.names import named_modules
 from initium._model.state import preserved
 from initium._plan import Plan
+from initium._plan.fit import must_fit
 from initium._report.records import Report
 from initium._types import ModelView
-from initium.errors import InputError, ModelError, PlanError
+from initium.errors import InputError, ModelError
 
 __all__ = ["check"]
 
@@ -62,7 +63,8 @@ def check(
     """
     began = time.perf_counter()
     must_be_module(model)
-    _must_fit(plan, model)
+    if plan is not None:
+        must_fit(plan, {name: tuple(p.shape) for name, p in named_parameters(model).items()})
     _must_have_weights(model)
     if inputs is None:
         inputs, inferred = _inferred_inputs(model), True
@@ -105,28 +107,6 @@ def _facts(
         fresh_norms=_has_fresh_norms(model),
         differentiated=done.differentiated,
     )
-
-
-def _must_fit(plan: Plan | None, model: nn.Module) -> None:
-    """The plan is one, and for these parameters."""
-    if plan is None:
-        return
-    if not isinstance(plan, Plan):
-        raise PlanError(
-            "is not a plan",
-            where="plan",
-            value=plan if isinstance(plan, str) else type(plan).__name__,
-            fix="make one first: plan = initium.plan(model, ...)",
-        )
-    for name, parameter in named_parameters(model).items():
-        entry = plan.entries.get(name)
-        if entry is None or entry.shape != tuple(parameter.shape):
-            found = "nothing" if entry is None else f"shape {entry.shape}"
-            raise PlanError(
-                f"has shape {tuple(parameter.shape)} in the model and {found} in the plan",
-                where=name,
-                fix="pass the plan that was made for this model",
-            )
 
 
 def _must_have_weights(model: nn.Module) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
-from initium._check.measure import Moments
 from initium._check.thresholds import ROW_TOLERANCE
+from initium._model.moments import Moments
 from initium._model.names import canonical
 from initium._plan import Plan
 from initium._report.records import ParameterRecord

@@ -62,6 +62,10 @@ RecipeOption = Annotated[
         "--recipe", "-r", metavar="RECIPE", help="auto, he, normal(0.02), ..., or a .yaml file."
     ),
 ]
+PlanFile = Annotated[
+    Path | None,
+    typer.Option("--plan", metavar="FILE", help="A saved plan, instead of a recipe."),
+]
 Tiny = Annotated[bool, typer.Option("--tiny", help="Scale an hf: model down.")]
 Seed = Annotated[
     int,
@@ -94,9 +98,7 @@ def version_only(
 def check(
     model: Model,
     recipe: RecipeOption = None,
-    plan_file: Annotated[
-        Path | None, typer.Option("--plan", metavar="FILE", help="Initialise by a saved plan.")
-    ] = None,
+    plan_file: PlanFile = None,
     inputs: Inputs = None,
     tiny: Tiny = False,
     seed: Seed = 0,
@@ -208,9 +210,7 @@ def plan(
 def predict(
     model: Model,
     recipe: RecipeOption = None,
-    plan_file: Annotated[
-        Path | None, typer.Option("--plan", metavar="FILE", help="Predict for a saved plan.")
-    ] = None,
+    plan_file: PlanFile = None,
     draws: Annotated[
         int, typer.Option("--draws", min=3, help="Samples of the whole model; each is one pass.")
     ] = 4,
@@ -249,9 +249,7 @@ def write(
         Path, typer.Option("--out", "-o", metavar="DIR", help="The directory of the checkpoint.")
     ],
     recipe: RecipeOption = None,
-    plan_file: Annotated[
-        Path | None, typer.Option("--plan", metavar="FILE", help="Write by a saved plan.")
-    ] = None,
+    plan_file: PlanFile = None,
     dtype: Annotated[
         str | None, typer.Option("--dtype", help="Of all floating weights, such as bfloat16.")
     ] = None,

@@ -281,6 +281,25 @@ class Flow:
             return plain if len(plain) == 1 else []
         return self.ungated(node) if linear else self.signals(node)
 
+    def behind(self, value: Value, wanted: Callable[[Node], bool], far: int) -> list[Node]:
+        """The nearest nodes of a kind behind a value, with no weight on the way.
+
+        Looks through at most ``far`` values.
+        """
+        found: list[Node] = []
+        stack, seen = [value], set[int]()
+        while stack and len(seen) < far:
+            here = stack.pop()
+            node = here.node
+            if here.id in seen or node is None or self.uses.matrix(node) is not None:
+                continue
+            seen.add(here.id)
+            if wanted(node):
+                found.append(node)
+            else:
+                stack += self.signals(node)
+        return found
+
     def _chosen(self, value: Value) -> bool:
         """Whether the value is a weighting: made by a softmax, a sigmoid or a choice."""
         stack, seen = [value], set[int]()

@@ -98,36 +98,23 @@ def _is_read(flow: Flow, node: Node) -> bool:
 
 def _writings(flow: Flow, value: Value, steps: set[int]) -> list[Node]:
     """The nearest products of data behind a value; none if a state space's step is among them."""
-    found: list[Node] = []
-    stack, seen = [value], set[int]()
-    while stack and len(seen) < FAR:
-        here = stack.pop()
-        node = here.node
-        if here.id in seen or node is None or flow.uses.matrix(node) is not None:
-            continue
-        seen.add(here.id)
-        if node.id in steps or node.op in SOFTMAX:
-            return []
-        if flow.is_data_product(node) or _outer(flow, node):
-            if _stepped(flow, node, steps):
-                return []
-            found.append(node)
-        else:
-            stack += flow.signals(node)
+
+    def is_product(node: Node) -> bool:
+        return flow.is_data_product(node) or _outer(flow, node)
+
+    def is_end(node: Node) -> bool:
+        return node.id in steps or node.op in SOFTMAX
+
+    found = flow.behind(value, lambda node: is_end(node) or is_product(node), FAR)
+    if any(is_end(node) or _stepped(flow, node, steps) for node in found):
+        return []
     return sorted(found, key=lambda node: node.id)[:2]
 
 
 def _stepped(flow: Flow, node: Node, steps: set[int]) -> bool:
-    stack, seen = list(flow.signals(node)), set[int]()
-    while stack and len(seen) < FAR:
-        here = stack.pop()
-        if here.id in seen or here.node is None or flow.uses.matrix(here.node) is not None:
-            continue
-        seen.add(here.id)
-        if here.node.id in steps:
-            return True
-        stack += flow.signals(here.node)
-    return False
+    """Whether a factor of a product has a state space's step behind it."""
+    factors = flow.signals(node)
+    return any(flow.behind(value, lambda made: made.id in steps, FAR) for value in factors)
 
 
 def _operands(flow: Flow, reading: Node, place: int, writing: Node) -> list[Operand] | None:

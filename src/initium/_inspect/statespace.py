@@ -11,7 +11,7 @@ diagonal systems that are discretised outside the forward pass.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from initium._inspect.facts import Facts
 from initium._inspect.flow import Flow
@@ -66,29 +66,12 @@ def _onward(flow: Flow, value: Value) -> Iterator[Node]:
                 stack += node.outputs
 
 
-def _behind(flow: Flow, value: Value, wanted: Callable[[Node], bool], far: int = 64) -> list[Node]:
-    """The nearest nodes of a kind behind a value, with no weight on the way."""
-    found: list[Node] = []
-    stack, seen = [value], set[int]()
-    while stack and len(seen) < far:
-        here = stack.pop()
-        node = here.node
-        if here.id in seen or node is None or flow.uses.matrix(node) is not None:
-            continue
-        seen.add(here.id)
-        if wanted(node):
-            found.append(node)
-        else:
-            stack += flow.signals(node)
-    return found
-
-
 def find_steps(flow: Flow) -> set[int]:
     """Ids of the softplus nodes that a decay scales and that scale the input of the state too."""
     found: set[int] = set()
     for use in _decays(flow):
         if use.data is not None and use.kind == "scale":
-            for node in _behind(flow, use.data, lambda node: node.op == "softplus", far=12):
+            for node in flow.behind(use.data, lambda node: node.op == "softplus", far=12):
                 if _scales_elsewhere(flow, node, use):
                     found.add(node.id)
     return found
@@ -112,7 +95,7 @@ def state_space_roles(flow: Flow, facts: dict[str, Facts]) -> None:
     for use in decays:
         _say(facts, use.parameter, "ssm_a", "scales a signal into the exponential of a decay")
         if use.data is not None and use.kind == "scale":
-            for node in _behind(flow, use.data, lambda node: node.op == "softplus", far=12):
+            for node in flow.behind(use.data, lambda node: node.op == "softplus", far=12):
                 _step_roles(flow, facts, node)
     exponentials = {
         node.id for use in decays for node in _onward(flow, use.out) if _exponential(node)
@@ -161,7 +144,7 @@ def _bypasses(flow: Flow, facts: dict[str, Facts], exponentials: set[int]) -> No
             if node.op != "add" or not others:
                 continue
             decayed = [
-                bool(_behind(flow, value, lambda made: made.id in exponentials, far=512))
+                bool(flow.behind(value, lambda made: made.id in exponentials, far=512))
                 for value in (others[0], use.out)
             ]
             if decayed == [True, False]:

@@ -61,19 +61,21 @@ def _ids(high: int, *shape: int) -> torch.Tensor:
     return torch.randint(high, shape, generator=torch.Generator().manual_seed(0))
 
 
-def must_be_usable(inputs: object) -> None:
-    """Raise InputError unless the batch holds samples, and numbers."""
+def must_be_usable(
+    inputs: object, name: str = "the batch", so_far: str = "the model was not run"
+) -> None:
+    """Raise InputError unless the first tensor of a batch holds samples, and numbers."""
     for tensor in tensors(inputs):
         if tensor.numel() == 0:
             raise InputError(
-                "the batch is empty", where="inputs", value=tuple(tensor.shape), fix="pass samples"
+                f"{name} is empty", where="inputs", value=tuple(tensor.shape), fix="pass samples"
             )
         floating = tensor.is_floating_point() and not tensor.is_meta
         if floating and (count := int(tensor.isnan().sum())):
             raise InputError(
-                f"{count} of {tensor.numel()} values of the batch are NaN",
+                f"{count} of {tensor.numel()} values of {name} are NaN",
                 where="inputs",
-                fix="look at how the batch is made; the model was not run",
+                fix=f"look at how the batch is made; {so_far}",
             )
         break
 

@@ -15,9 +15,10 @@ from torch import nn
 from initium._model.call import map_tensors, must_be_module, tensors
 from initium._model.inputs import example_inputs, must_be_usable
 from initium._plan import Plan
+from initium._plan.fit import must_fit
 from initium._predict.lazy import draw
 from initium._predict.records import Band, Draw, LayerMoments, LayerPrediction, Prediction
-from initium.errors import InputError, PlanError
+from initium.errors import InputError
 
 __all__ = ["FEWEST", "predict"]
 
@@ -73,13 +74,7 @@ def predict(
     Source: Lu 2021, Householder Dice, arXiv:2101.07464.
     """
     must_be_module(model)
-    if not isinstance(plan, Plan):
-        raise PlanError(
-            "is not a plan",
-            where="plan",
-            value=plan if isinstance(plan, str) else type(plan).__name__,
-            fix="make one first: plan = initium.plan(model, ...)",
-        )
+    must_fit(plan, {})
     if draws < FEWEST:
         raise InputError(f"has to be at least {FEWEST}", where="draws", value=draws)
     if not 0 <= seed < SEEDS:

@@ -16,30 +16,11 @@ import torch
 from torch import nn
 
 from initium._model.call import first_floating
+from initium._model.moments import Moments
 from initium._model.names import named_modules
 from initium._predict.records import LayerMoments
 
 __all__ = ["Gauge"]
-
-
-@dataclass(slots=True)
-class _Sums:
-    elements: int = 0
-    total: float = 0.0
-    squares: float = 0.0
-
-    @classmethod
-    def of(cls, tensor: torch.Tensor) -> _Sums:
-        tensor = tensor.detach()
-        if tensor.is_complex():
-            tensor = torch.view_as_real(tensor.resolve_conj())
-        norm = torch.linalg.vector_norm(tensor, dtype=torch.float64)
-        return cls(tensor.numel(), float(tensor.sum(dtype=torch.float64)), float(norm) ** 2)
-
-    def add(self, other: _Sums) -> None:
-        self.elements += other.elements
-        self.total += other.total
-        self.squares += other.squares
 
 
 @dataclass(slots=True)
@@ -49,20 +30,21 @@ class _Layer:
     order: int
     shape: tuple[int, ...]
     calls: int = 0
-    forward: _Sums = field(default_factory=_Sums)
-    backward: _Sums = field(default_factory=_Sums)
+    forward: Moments = field(default_factory=Moments)
+    backward: Moments = field(default_factory=Moments)
 
     def moments(self) -> LayerMoments:
         forward, backward = self.forward, self.backward
+        gradient = backward.per_element(backward.squares) if backward.elements else None
         return LayerMoments(
             name=self.name,
             module_type=self.module_type,
             order=self.order,
             calls=self.calls,
             shape=self.shape,
-            mean=forward.total / forward.elements,
-            second_moment=forward.squares / forward.elements,
-            grad_second_moment=backward.squares / backward.elements if backward.elements else None,
+            mean=forward.per_element(forward.total),
+            second_moment=forward.per_element(forward.squares),
+            grad_second_moment=gradient,
         )
 
 
@@ -72,7 +54,7 @@ class _Seen:
 
     reference: weakref.ref[torch.Tensor]
     version: int
-    sums: _Sums
+    sums: Moments
     layers: list[_Layer]
 
 
@@ -117,7 +99,7 @@ class Gauge:
             layer = self.found[name] = _Layer(name, kind, len(self.found), shape)
         seen = self.seen.get(id(tensor))
         if seen is None or seen.reference() is not tensor or seen.version != tensor._version:
-            seen = _Seen(weakref.ref(tensor), tensor._version, _Sums.of(tensor), [])
+            seen = _Seen(weakref.ref(tensor), tensor._version, Moments.of(tensor), [])
             self.seen[id(tensor)] = seen
             if tensor.requires_grad:
                 self.handles.append(tensor.register_hook(_gradient(seen.layers)))
@@ -128,7 +110,7 @@ class Gauge:
 
 def _gradient(layers: list[_Layer]) -> Callable[[torch.Tensor], None]:
     def hook(gradient: torch.Tensor) -> None:
-        sums = _Sums.of(gradient)
+        sums = Moments.of(gradient)
         for layer in layers:
             layer.backward.add(sums)
 
