@@ -30,6 +30,7 @@ def main() -> None:
 
     wrapped(x).square().mean().backward()
     print(f"process {dist.get_rank()} has the weights of process 0")
+    del wrapped  # before the group: as its last owner, DDP may hang when it goes
     dist.destroy_process_group()
 
 
