@@ -300,6 +300,9 @@ CAST(to_e5m2, uint8_t, (narrow<2, 15, 8>(x[i], 57344, 0x7f)))
 constexpr int TALL = LANES == 16 ? 12 : LANES == 8 ? 6 : 4;
 constexpr int WIDE = LANES;
 
+#if defined(__GNUC__) && !defined(__clang__)
+__attribute__((optimize("no-schedule-insns")))  // with it, the accumulators leave the registers
+#endif
 void tile(size_t depth, const double* a, const double* b, double* c, size_t stride) {
   constexpr int half = LANES / 2;
   D sum[TALL][2];
