@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import initium
-import initium._predict.lazy.api as lazy_module
+import initium._predict.draw as lazy_module
 from initium._load.optional import import_optional
 from initium._plan import Entry, Plan
-from initium._predict.lazy import draw
+from initium._predict.draw import draw
 from initium._predict.lazy.law import Gaussian, Haar, Law
 from initium._predict.lazy.source import Shared, Source
 from initium._predict.lazy.view import NotAView, View, positions

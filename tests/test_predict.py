@@ -107,13 +107,13 @@ def test_it_prints_and_reads_as_json(batch: tuple[torch.Tensor, torch.Tensor]) -
     plan = initium.plan(model, "auto", batch[0])
     predicted = initium.predict(model, plan, batch[0], targets=batch[1], draws=3)
     text = str(predicted)
-    assert "Residual under auto: predicted from 3 draws" in text
+    assert "Residual under auto: predicted from 3 lazy draws" in text
     assert "up.{0..2}" in text
     noted = dataclasses.replace(predicted, notes=("a b: c", "up.0.w: x", "up.1.w: x", "up.2.w: y"))
     assert str(noted).endswith("note: a b: c\nnote: up.{0..1}.w: x\nnote: up.2.w: y")
     assert "first loss 2." in text
     data = json.loads(predicted.to_json())
-    assert (data["initium"], data["version"]) == ("prediction", 1)
+    assert (data["initium"], data["version"]) == ("prediction", 2)
     assert data["layers"]["head"]["second_moment"] == predicted.layers["head"].second_moment
 
 

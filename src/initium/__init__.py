@@ -18,15 +18,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from initium import errors, init, recipes, spec, stream, testing
-    from initium._api import initialize, plan
+    from initium import errors, init, integrations, recipes, spec, stream, testing
+    from initium._api import explain, initialize, plan
+    from initium._audit import Audit, audit
     from initium._calibrate import Calibration, calibrate
     from initium._check import check
+    from initium._check.deep.coordinate import coordinate_check
+    from initium._check.deep.slopes import CoordinateCheck
     from initium._inspect import inspect
     from initium._plan import Entry, Plan, Recipe, Rule
-    from initium._plan.explain import explain
-    from initium._predict import Prediction, predict
+    from initium._predict import Grid, Prediction, model_edges, predict, predict_grid
     from initium._report.records import Finding, Report
+    from initium._scheme.edge import Edge, edge_of_chaos
     from initium._types import ModelView, ParameterView
     from initium.errors import (
         DependencyError,
@@ -43,10 +46,14 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Audit",
     "Calibration",
+    "CoordinateCheck",
     "DependencyError",
+    "Edge",
     "Entry",
     "Finding",
+    "Grid",
     "InitiumError",
     "InputError",
     "ModelError",
@@ -63,32 +70,41 @@ __all__ = [
     "Rule",
     "SpecError",
     "__version__",
+    "audit",
     "calibrate",
     "check",
+    "coordinate_check",
+    "edge_of_chaos",
     "errors",
     "explain",
     "init",
     "initialize",
     "inspect",
+    "integrations",
+    "model_edges",
     "plan",
     "predict",
+    "predict_grid",
     "recipes",
     "spec",
     "stream",
     "testing",
 ]
 
-_SUBMODULES = frozenset({"errors", "init", "recipes", "spec", "stream", "testing"})
+_SUBMODULES = frozenset({"errors", "init", "integrations", "recipes", "spec", "stream", "testing"})
 
 _HOMES = {
-    "initium._api": ("initialize", "plan"),
+    "initium._api": ("explain", "initialize", "plan"),
+    "initium._audit": ("Audit", "audit"),
     "initium._calibrate": ("Calibration", "calibrate"),
     "initium._check": ("check",),
+    "initium._check.deep.coordinate": ("coordinate_check",),
+    "initium._check.deep.slopes": ("CoordinateCheck",),
     "initium._inspect": ("inspect",),
     "initium._plan": ("Entry", "Plan", "Recipe", "Rule"),
-    "initium._plan.explain": ("explain",),
-    "initium._predict": ("Prediction", "predict"),
+    "initium._predict": ("Grid", "Prediction", "model_edges", "predict", "predict_grid"),
     "initium._report.records": ("Finding", "Report"),
+    "initium._scheme.edge": ("Edge", "edge_of_chaos"),
     "initium._types": ("ModelView", "ParameterView"),
     "initium.errors": (
         "DependencyError",

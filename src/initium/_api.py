@@ -1,4 +1,4 @@
-"""``initium.plan`` and ``initium.initialize``: inspection, planning and filling put together."""
+"""``initium.plan``, ``initium.initialize`` and ``initium.explain``: the parts put together."""
 
 from __future__ import annotations
 
@@ -10,11 +10,35 @@ from torch import nn
 
 from initium._inspect import inspect
 from initium._plan import Plan, Recipe, Rule, parse_recipe, plan_model
+from initium._plan.explain import explain as explain_start
 from initium._plan.rules import Action, read_rules
+from initium._report.codes import explain_code, is_code
+from initium._tables import width_of
 from initium._types import ModelView
 from initium.errors import TraceWarning
 
-__all__ = ["initialize", "plan"]
+__all__ = ["explain", "initialize", "plan"]
+
+
+def explain(text: str) -> str:
+    """Formula, when to use it, source, known divergences and rules of a recipe or scheme; or what
+    a finding means.
+
+    Args:
+        text: the name of a recipe or scheme, with or without arguments, or a recipe file; ``rules``
+            for all that a rule may say; the code of a finding, such as ``IN201``.
+
+    Raises:
+        RecipeError: neither a recipe nor a scheme; the message names those most like it.
+        InputError: no such code.
+
+    Example:
+        >>> "arXiv:1502.01852" in explain("he")
+        True
+        >>> "torch's default" in explain("IN201")
+        True
+    """
+    return explain_code(text, width_of()) if is_code(text) else explain_start(text)
 
 
 def plan(

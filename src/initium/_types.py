@@ -171,7 +171,14 @@ class ParameterView:
         backward_gain: 1 / E[phi'(z)^2].
         gated: the activated (or plain) output is multiplied by another branch.
         norm_before, norm_after: a normalisation directly before the input or after the output.
+        source: what it reads, behind an activation: ``norm``, ``stream``, ``product``, ``input``,
+            or ``mixed`` where several are joined; empty where it was not seen. Of a table that also
+            makes the output, what it reads as a head.
+        source_activation, source_gain: the activation between a norm, stream or input and the
+            matrix, and its 1 / E[phi(z)^2].
         head_dim: for a weight of attention, the width of one head.
+        logit_scale: for queries and keys, what their product is multiplied by before the softmax;
+            ``None`` where it is learned.
         writes_residual: its product is added to a residual stream that it was computed from.
         stream, depth, branches: the stream's number; the branches written to that stream before
             this one; and how many write to it in all. ``None`` without a stream.
@@ -214,8 +221,12 @@ class ParameterView:
     gated: bool = False
     norm_before: bool = False
     norm_after: bool = False
+    source: str = ""
+    source_activation: str | None = None
+    source_gain: float = 1.0
     writes_residual: bool = False
     head_dim: int | None = None
+    logit_scale: float | None = None
     stream: int | None = None
     depth: int | None = None
     branches: int | None = None

@@ -8,12 +8,18 @@ import time
 import torch
 from torch import nn
 
+from initium._check.batch import batch_facts
+from initium._check.deep.api import Announce, look_deeper
+from initium._check.deep.passes import Subject
+from initium._check.deep.steps import MakeOptimizer
 from initium._check.drive import Pass, bare, run
 from initium._check.facts import Facts
 from initium._check.findings import draw
 from initium._check.loss import LossFunction
 from initium._check.measure import sample_count
 from initium._check.parameters import named_parameters, parameter_records
+from initium._check.ranges import range_records
+from initium._check.sample import Ranges
 from initium._inspect import inspect
 from initium._model.call import map_tensors, must_be_module, tensors
 from initium._model.inputs import example_inputs, must_be_usable
@@ -21,6 +27,7 @@ from initium._model.names import named_modules
 from initium._model.state import preserved
 from initium._plan import Plan
 from initium._plan.fit import must_fit
+from initium._report.deep import Deep
 from initium._report.records import Report
 from initium._types import ModelView
 from initium.errors import InputError, ModelError
@@ -37,6 +44,9 @@ def check(
     *,
     inferred: bool = False,
     view: ModelView | None = None,
+    deep: bool = False,
+    optimizer: MakeOptimizer | None = None,
+    announce: Announce | None = None,
 ) -> Report:
     """Whether a model is fit to train from the weights it has.
 
@@ -52,6 +62,10 @@ def check(
         plan: the plan to hold the weights against.
         inferred: the batch was made up: what it leaves unused is information, not a warning.
         view: what the model is, if that is known already.
+        deep: measure what takes more passes too: real optimizer steps, ranks, the Jacobian, pairs
+            of inputs, single samples, and with a plan other seeds (docs/deep.md).
+        optimizer: makes the optimizer of those steps from the model; ``None``: Adam, 1e-3.
+        announce: told in a sentence what ``deep`` will cost, before it starts.
 
     Raises:
         InputError: no batch, or one that does not fit the model or its loss.
@@ -72,11 +86,21 @@ def check(
     inner = bare(model)
     view = inspect(inner, inputs) if view is None else view
     with preserved(inner, clone=_written_in_forward(inner)):
+        started = time.perf_counter()
         done = run(inner, map_tensors(inputs, _copied), targets, loss_fn, view)
-        facts = _facts(inner, done, view, plan, sample_count(inputs), inferred)
+        passed = time.perf_counter() - started
+        facts = _facts(inner, done, view, plan, inputs, targets, inferred)
+    findings = draw(facts, view, plan)
+    more: Deep | None = None
+    if deep:
+        subject = Subject(inner, inputs, targets, loss_fn, view, facts.samples)
+        written = _written_in_forward(inner)
+        more, findings = look_deeper(
+            subject, facts, findings, plan, optimizer, passed, announce, written
+        )
     return Report(
         model=type(inner).__name__,
-        findings=draw(facts, view, plan),
+        findings=findings,
         layers=facts.layers,
         parameters=facts.parameters,
         loss=facts.loss,
@@ -86,6 +110,10 @@ def check(
         seconds=time.perf_counter() - began,
         notes=_notes(facts, view, done.dropout),
         versions={"python": platform.python_version(), "torch": torch.__version__},
+        deep=more,
+        attention=facts.attention,
+        branches=facts.branches,
+        ranges=facts.ranges,
     )
 
 
@@ -94,18 +122,35 @@ def _facts(
     done: Pass,
     view: ModelView,
     plan: Plan | None,
-    samples: int,
+    inputs: object,
+    targets: object,
     inferred: bool,
 ) -> Facts:
+    measure, weights = done.measure, Ranges()
+
+    def gradient(name: str) -> torch.Tensor | None:
+        found = done.take(name)
+        if found is not None and not found.is_sparse:
+            measure.gradients.see(name, found)
+        return found
+
+    for name, parameter in named_parameters(model).items():
+        weights.see(name, parameter)
+    parameters = parameter_records(named_parameters(model), gradient, view, plan)
     return Facts(
-        layers=done.measure.layers(),
-        parameters=parameter_records(named_parameters(model), done.take, view, plan),
+        layers=measure.layers(),
+        parameters=parameters,
         loss=done.start.record,
-        modules=done.measure.facts(),
-        samples=samples,
+        modules=measure.facts(),
+        samples=sample_count(inputs),
         inferred=inferred,
         fresh_norms=_has_fresh_norms(model),
         differentiated=done.differentiated,
+        attention=measure.attention(),
+        branches=measure.branches(),
+        ranges=range_records(measure.activations, measure.gradients, weights),
+        batch=batch_facts(inputs, targets),
+        dtypes=measure.dtypes,
     )
 
 

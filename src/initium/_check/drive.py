@@ -24,7 +24,7 @@ from initium._model.call import call
 from initium._types import ModelView
 from initium.errors import InitiumError, InputError, ModelError
 
-__all__ = ["Pass", "bare", "run"]
+__all__ = ["Pass", "bare", "eager", "run"]
 
 
 @dataclass(slots=True)
@@ -88,8 +88,9 @@ def _run(
 ) -> Pass:
     trained = {name: p for name, p in named_parameters(model).items() if p.requires_grad}
     measure = Measure(model, sample_count(inputs), view)
-    with torch.enable_grad(), _eager(), measure.watching(), WithoutDropout() as quiet:
-        output = _forward(model, inputs)
+    with torch.enable_grad(), eager(), measure.watching(), WithoutDropout() as quiet:
+        with measure.between if trained else nullcontext():
+            output = _forward(model, inputs)
         measure.forward_done = True
         start = first_loss(output, inputs, targets, loss_fn)
         del output
@@ -101,7 +102,7 @@ def _run(
     return Pass(measure, Start((), (), start.record), gradients, True, quiet.met)
 
 
-def _eager() -> AbstractContextManager[None]:
+def eager() -> AbstractContextManager[None]:
     """Compiled submodules run without their compiler, which has no use for hooks."""
     compiling = "torch._dynamo" in sys.modules
     return torch.compiler.set_stance("force_eager") if compiling else nullcontext()

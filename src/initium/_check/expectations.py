@@ -7,6 +7,7 @@ import math
 from initium._check.chain import listed
 from initium._check.facts import Facts
 from initium._check.thresholds import (
+    HEAD_INPUT,
     LOSS_ERROR,
     LOSS_FRACTION,
     LOSS_NATS,
@@ -14,7 +15,7 @@ from initium._check.thresholds import (
     PLAN_SIGMAS,
 )
 from initium._plan import Plan
-from initium._report.records import Finding, ParameterRecord
+from initium._report.records import Finding, LayerRecord, ParameterRecord
 from initium._types import ModelView
 
 __all__ = ["find_loss", "find_plan"]
@@ -33,16 +34,17 @@ def find_loss(facts: Facts, view: ModelView) -> list[Finding]:
     where = tuple(heads or tied or ["loss"])
     if excess > limit:
         spread = f"{loss.logit_std:.3g}" if loss.logit_std is not None else "unknown"
+        cause, fix, place = _cause_of_loss(facts, view, where[0])
         return [
             Finding(
                 code="IN501",
                 severity="error" if loss.value > LOSS_ERROR * loss.expected else "warning",
                 title="first loss too high",
-                where=where,
+                where=tuple(dict.fromkeys([*place, *where])),
                 message=f"the first loss is {loss.value:.4g}; knowing nothing costs ln "
                 f"{loss.classes} = {loss.expected:.4g}. The logits have std {spread}, where a "
-                "healthy start has less than 1",
-                fix="smaller weights in the head (and in the embedding, if they are tied)",
+                f"healthy start has less than 1{cause}",
+                fix=fix,
                 numbers=numbers,
             )
         ]
@@ -60,6 +62,49 @@ def find_loss(facts: Facts, view: ModelView) -> list[Finding]:
             )
         ]
     return []
+
+
+def _cause_of_loss(facts: Facts, view: ModelView, weight: str) -> tuple[str, str, tuple[str, ...]]:
+    """Whether the head is too large, what it reads, or the table it shares; and the fix."""
+    known = view.parameters.get(weight)
+    weight = (known.tied_to if known is not None else None) or weight
+    table = view.parameters.get(weight)
+    tied = table is not None and table.is_tied
+    smaller = "smaller weights in the head (and in the embedding, if they are tied)"
+    held = facts.parameters.get(weight)
+    if tied and held is not None:
+        width = held.shape[-1]
+        return (
+            f": the head is the embedding table, whose rows of std {held.std:.3g} make logits of "
+            f"std {held.std * math.sqrt(width):.3g} from a normalised input of width {width}",
+            f"start the table with std 1/sqrt({width}) = {width**-0.5:.3g} or less, or divide the "
+            "logits by sqrt(width)",
+            (),
+        )
+    layers = sorted(facts.layers.values(), key=lambda record: record.order)
+    head = next((record for record in reversed(layers) if record.weight == weight), None)
+    head = head or next((record for record in reversed(layers) if record.weight is not None), None)
+    if head is None or not head.gain or not head.input_second_moment:
+        return "", smaller, ()
+    if head.input_second_moment > HEAD_INPUT and head.gain < head.input_second_moment:
+        return (
+            f": the head itself multiplies the second moment by {head.gain:.2g}, but what it "
+            f"reads has {head.input_second_moment:.2g} instead of about 1",
+            "normalise what the head reads, or make the layers before it smaller",
+            _before(layers, head),
+        )
+    factor = math.sqrt(1.0 / max(head.gain * head.input_second_moment, 1e-300))
+    return (
+        f": the head multiplies the second moment by {head.gain:.2g}",
+        f"{smaller}: multiply them by {factor:.2g}",
+        (),
+    )
+
+
+def _before(layers: list[LayerRecord], head: LayerRecord) -> tuple[str, ...]:
+    """The last layer with a matrix before the head."""
+    earlier = [r.name for r in layers if r.order < head.order and r.weight is not None]
+    return tuple(earlier[-1:])
 
 
 def find_plan(facts: Facts, view: ModelView, plan: Plan | None) -> list[Finding]:

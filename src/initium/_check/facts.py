@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from initium._report.records import LayerRecord, LossRecord, ParameterRecord
+from initium._report.records import (
+    AttentionRecord,
+    BranchRecord,
+    LayerRecord,
+    LossRecord,
+    ParameterRecord,
+    RangeRecord,
+)
 
-__all__ = ["Facts", "LayerFacts"]
+__all__ = ["BatchFacts", "Facts", "LayerFacts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +26,7 @@ class LayerFacts:
         resolution: relative spacing of numbers in its output's dtype.
         input_units, dead_inputs: activations that it reads, and how many were zero throughout.
         producer: the module whose output it reads; ``None`` where no module returned it.
+        epsilon: of a norm, what it adds to the variance.
     """
 
     breaks: bool = False
@@ -26,6 +34,23 @@ class LayerFacts:
     input_units: int = 0
     dead_inputs: int = 0
     producer: str | None = None
+    epsilon: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFacts:
+    """Of the batch.
+
+    Attributes:
+        second_moment: E[x^2] of its floating-point inputs; ``None`` without any.
+        labels, distinct: targets that are class indices, and how many different ones there are.
+        leak: where the targets can be read off the inputs, in words.
+    """
+
+    second_moment: float | None = None
+    labels: int = 0
+    distinct: int = 0
+    leak: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +64,9 @@ class Facts:
         inferred: the batch was made up, not given by the user.
         fresh_norms: a batch norm runs in eval mode on statistics that were never collected.
         differentiated: a backward pass was made.
+        attention, branches, ranges: as in the report.
+        batch: facts of the batch.
+        dtypes: number formats that some module's output has.
     """
 
     layers: Mapping[str, LayerRecord]
@@ -49,6 +77,11 @@ class Facts:
     inferred: bool = False
     fresh_norms: bool = False
     differentiated: bool = True
+    attention: tuple[AttentionRecord, ...] = ()
+    branches: tuple[BranchRecord, ...] = ()
+    ranges: tuple[RangeRecord, ...] = ()
+    batch: BatchFacts = BatchFacts()
+    dtypes: frozenset[str] = frozenset()
 
     def of(self, layer: str) -> LayerFacts:
         """Facts of one module; the defaults where nothing is known."""

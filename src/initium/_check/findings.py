@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from initium._check.batch import find_batch, find_raw_inputs
 from initium._check.expectations import find_loss, find_plan
 from initium._check.facts import Facts
+from initium._check.focus import find_peaked, find_uniform
 from initium._check.gradient import find_gradient_trend, find_never_used, find_zero_gradient
-from initium._check.numerics import find_nonfinite
+from initium._check.numerics import find_nonfinite, find_out_of_range
+from initium._check.peers import find_hidden_scale, find_mean_shift, find_outliers
 from initium._check.signal import find_signal
+from initium._check.stream import find_collapse, find_starved_norms, find_stream_growth
 from initium._check.units import find_dead, find_duplicates, find_saturated
 from initium._plan import Plan
 from initium._report.records import SEVERITIES, Finding
@@ -40,18 +44,43 @@ def draw(facts: Facts, view: ModelView, plan: Plan | None = None) -> tuple[Findi
         return _sorted([*broken, *copies, *unused, *planned])
     signal = find_signal(facts, view)
     if signal and signal[0].code == "IN203":
-        dead_first = [f for f in find_dead(facts, view) if f.severity == "error"]
-        signal = dead_first or signal
-    found = [*broken, *unused, *planned, *copies, *signal, *_frozen(facts)]
-    if any(finding.severity != "info" for finding in signal):
-        root = _as_grave(signal, find_loss(facts, view))
-        rest = [f for f in found if f not in signal]
-        return _sorted([*rest, *root, *(f for f in zero if f.severity == "info")])
+        silent = [*find_saturated(facts, view), *find_dead(facts, view)]
+        signal = [finding for finding in silent if finding.severity == "error"][:1] or signal
+    found = [*broken, *unused, *planned, *copies, *_frozen(facts), *find_batch(facts, view)]
+    outside = find_out_of_range(facts, view)
+    roots = _roots(signal, facts, view)
+    if any(finding.severity != "info" for finding in roots):
+        roots = _as_grave(roots, [*find_loss(facts, view), *signal])
+        return _sorted([*found, *roots, *(f for f in zero if f.severity == "info")])
+    found += outside
     dead = find_dead(facts, view)
-    found += [*dead, *find_saturated(facts, view), *find_loss(facts, view)]
-    if not dead:
-        found += zero
-    return _sorted([*found, *find_gradient_trend(facts, view)])
+    for find in (find_saturated, find_peaked, find_uniform, find_loss):
+        found += find(facts, view)
+    for find in (find_collapse, find_hidden_scale):
+        found += find(facts, view)
+    return _sorted(
+        [*found, *roots, *dead, *([] if dead else zero), *find_gradient_trend(facts, view)]
+    )
+
+
+def _roots(signal: list[Finding], facts: Facts, view: ModelView) -> list[Finding]:
+    """Where a signal that vanishes or explodes comes from: the inputs, a norm without an input, one
+    layer, the sums of a residual stream; otherwise the run of layers itself.
+
+    One layer explains a value out of all bounds, and not a run of many that each lose or gain.
+    """
+    raw = find_raw_inputs(facts, view)
+    starved = find_starved_norms(facts, view)
+    explains = any(finding.severity != "info" for finding in starved)
+    shifted = find_mean_shift(facts, view) if not explains else []
+    outliers = find_outliers(facts, view) if not (explains or shifted) else []
+    streams = find_stream_growth(facts, view) if not outliers else []
+    run = any("factor" in finding.numbers for finding in signal)
+    exploding = any(finding.code == "IN202" for finding in signal)
+    explained = (
+        bool(shifted) or (bool(outliers or raw) and not run) or (bool(streams) and exploding)
+    )
+    return [*raw, *starved, *shifted, *outliers, *streams, *([] if explained else signal)]
 
 
 def _as_grave(roots: list[Finding], consequences: list[Finding]) -> list[Finding]:

@@ -40,6 +40,8 @@ def find_gradient_trend(facts: Facts, view: ModelView) -> list[Finding]:
     ):
         if trend is None or abs(math.log(trend.change)) < abs(math.log(warning)):
             continue
+        if trend.fit.low <= 1.0 <= trend.fit.high:
+            continue
         grave = abs(math.log(trend.change)) > abs(math.log(error))
         severity: Severity = "error" if grave and not facts.fresh_norms else "warning"
         weights = [facts.layers[name].weight for name in trend.names]
@@ -51,11 +53,14 @@ def find_gradient_trend(facts: Facts, view: ModelView) -> list[Finding]:
                 where=trend.names + trend.rest,
                 message=f"on the way back each of these {len(trend.names)} layers multiplies the "
                 f"gradient's second moment by {trend.factor:.2g}, from {trend.before:.2g} to "
-                f"{trend.after:.2g}, although the signal on the way forward keeps its size",
+                f"{trend.after:.2g} (fitted: {trend.fit}), although the signal on the way forward "
+                "keeps its size",
                 fix=advice(view, weights),
                 numbers={
                     "layers": len(trend.names),
                     "factor": trend.factor,
+                    "factor_low": trend.fit.low,
+                    "factor_high": trend.fit.high,
                     "change": trend.change,
                 },
             )

@@ -4,7 +4,8 @@ Nothing of the pass is kept: a tensor is reduced where it appears, block by bloc
 precision (single where the device has no double), and forgotten. An output that several nested
 modules return is measured once. What drives the model is not known here.
 
-Not covered: values that pass between modules without being a module's output (a functional ReLU).
+Values that pass between modules without being a module's output are seen as far as
+:mod:`initium._check.between` looks at their operators.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from initium._check.between import Between
 from initium._check.facts import LayerFacts
-from initium._check.thresholds import SATURATED_SIGMOID, SATURATED_TANH
+from initium._check.gates import saturated_gates
+from initium._check.sample import Ranges, channel_mean, mean_square, token_cosine
 from initium._model.call import first_floating, tensors
 from initium._model.moments import BLOCK, Moments
 from initium._model.names import canonical, named_modules
-from initium._report.records import LayerRecord
+from initium._report.records import AttentionRecord, BranchRecord, LayerRecord
 from initium._types import ModelView
 
 __all__ = ["Measure", "sample_count"]
@@ -58,6 +61,9 @@ class _Layer:
     alive: torch.Tensor | None = None
     producer: str | None = None
     resolution: float = 0.0
+    given: float | None = None
+    channel_mean: float | None = None
+    token_cosine: float | None = None
 
 
 @dataclass(slots=True)
@@ -83,7 +89,15 @@ class Measure:
     def __init__(self, model: nn.Module, samples: int, view: ModelView) -> None:
         self.model = model
         self.samples = samples
+        self.view = view
         self.weights = _weights(model, view)
+        self.norms = _norms(model, view)
+        self.parents = {n for n, m in named_modules(model) if next(m.children(), None) is not None}
+        self.between = Between(self)
+        self.activations, self.gradients = Ranges(), Ranges()
+        self.dtypes: frozenset[str] = frozenset()
+        self.stack: list[tuple[str, bool]] = [("", True)]
+        self.placed: dict[int, tuple[weakref.ref[torch.Tensor], str]] = {}
         self.found: dict[str, _Layer] = {}
         self.seen: dict[int, _Seen] = {}
         self.forward_done = False
@@ -96,18 +110,60 @@ class Measure:
             for name, module in named_modules(self.model):
                 hook = self._hook(name)
                 self.handles.append(module.register_forward_hook(hook, with_kwargs=True))
+                if name:
+                    entered = self._entered(name, module)
+                    self.handles.append(module.register_forward_pre_hook(entered))
             yield
         finally:
             for handle in self.handles:
                 handle.remove()
             self.seen.clear()
+            self.placed.clear()
+
+    def _entered(self, name: str, module: nn.Module) -> Callable[..., None]:
+        transparent = not isinstance(module, nn.RNNBase)
+
+        def hook(module: nn.Module, args: Any) -> None:
+            if not self.forward_done:
+                self.stack.append((name, transparent))
+
+        return hook
+
+    def _left(self, name: str) -> None:
+        """Modules that were left by an exception are left, too."""
+        while len(self.stack) > 1 and self.stack.pop()[0] != name:
+            pass
+
+    def here(self) -> str | None:
+        """The innermost module that is running, unless it is a recurrent one."""
+        name, transparent = self.stack[-1]
+        return name if transparent else None
+
+    def place(self, given: torch.Tensor) -> str:
+        """The running module if nothing is inside it, else what made ``given``, else it all the
+        same."""
+        here = self.stack[-1][0]
+        return here if here not in self.parents else self._producer(given) or here
+
+    def age(self, tensor: torch.Tensor) -> int | None:
+        """When the module that returned ``tensor`` first did so."""
+        seen = self.seen.get(id(tensor))
+        if seen is None or seen.reference() is not tensor:
+            return None
+        return self.found[seen.producer].order
+
+    def made(self, tensor: torch.Tensor, place: str) -> None:
+        """A functional activation: whoever reads ``tensor`` reads it from ``place``."""
+        self.placed[id(tensor)] = (weakref.ref(tensor), place)
 
     def _hook(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            if name and not self.forward_done:
+                self._left(name)
             tensor = first_floating(output)
             if tensor is None or tensor.numel() == 0:
                 return
-            with torch.no_grad():
+            with torch.no_grad(), torch._C.DisableTorchFunction(), self.between.aside():
                 self._output(name, module, (args, kwargs), tensor)
 
         return hook
@@ -126,8 +182,11 @@ class Measure:
             self.seen[id(tensor)] = seen
             if tensor.requires_grad:
                 shared = seen.layers
-                hook = tensor.register_hook(lambda grad: _gradient(shared, grad))
+                hook = tensor.register_hook(lambda grad: self._gradient(name, shared, grad))
                 self.handles.append(hook)
+            if not self.forward_done and tensor.is_floating_point():
+                self.activations.see(name, tensor)
+                self.dtypes |= {str(tensor.dtype).removeprefix("torch.")}
         seen.layers.append(layer)
         if self.forward_done:
             return
@@ -138,9 +197,42 @@ class Measure:
         if seen.moments.nonfinite and not layer.breaks:
             floating = (value for value in tensors(given) if value.is_floating_point())
             layer.breaks = all(bool(value.isfinite().all()) for value in floating)
-        layer.saturated = _saturated(module, tensor, layer.saturated)
+        source = first_floating(given)
+        if source is not None and source is not tensor and source.numel():
+            self._read(name, layer, module, source, tensor)
+        if tensor.dim() == 3 and (name in self.parents or isinstance(module, nn.Embedding)):
+            layer.token_cosine = token_cosine(tensor)
+        if isinstance(module, nn.RNNBase):
+            gates = saturated_gates(module, given[0])
+            layer.saturated = gates if gates is not None else layer.saturated
+        weight = self.view.parameters.get(self.weights.get(name, ""))
+        if weight is not None and weight.writes_residual:
+            self.between.wrote(weight.name, layer.order)
+
+    def _read(
+        self, name: str, layer: _Layer, module: nn.Module, given: torch.Tensor, out: torch.Tensor
+    ) -> None:
+        if name in self.weights or name in self.norms:
+            seen = self.seen.get(id(given))
+            current = seen is not None and seen.reference() is given and not given.is_inference()
+            if seen is not None and current and seen.version == given._version:
+                layer.given = seen.moments.per_element(seen.moments.squares)
+            elif given.is_floating_point():
+                layer.given = mean_square(given)
+            layer.producer = layer.producer or self._producer(given)
         if name in self.weights:
-            self._units(name, layer, module, first_floating(given))
+            self._units(name, layer, module, given)
+            if out.is_floating_point() and out.dim() > 1:
+                convolution = isinstance(module, torch.nn.modules.conv._ConvNd)
+                layer.channel_mean = channel_mean(out, 1 if convolution else -1)
+
+    def _gradient(self, name: str, layers: list[_Layer], grad: torch.Tensor) -> None:
+        with torch._C.DisableTorchFunction():
+            moments = Moments.of(grad)
+            if grad.is_floating_point():
+                self.gradients.see(name, grad)
+        for layer in layers:
+            layer.backward.add(moments)
 
     def _samples(self, tensor: torch.Tensor) -> int:
         fits = tensor.dim() > 0 and self.samples > 1 and tensor.shape[0] % self.samples == 0
@@ -156,9 +248,7 @@ class Measure:
         size = given.shape[1 if convolution else -1]
         if layer.alive is None or layer.alive.numel() != size:
             layer.alive = torch.zeros(size, dtype=torch.bool, device=given.device)
-            seen = self.seen.get(id(given))
-            known = seen is not None and seen.reference() is given
-            layer.producer = seen.producer if seen is not None and known else None
+            layer.producer = self._producer(given)
         samples = given.flatten(2).mT if convolution else given.reshape(1, -1, size)
         for rows in samples:
             start, step = 0, ALIVE_ROWS
@@ -169,6 +259,13 @@ class Measure:
                 layer.alive[silent] = rows[start : start + step, silent].ne(0).any(0)
                 start, step = start + step, max(ALIVE_ROWS, BLOCK // silent.numel())
 
+    def _producer(self, given: torch.Tensor) -> str | None:
+        held = self.placed.get(id(given))
+        if held is not None and held[0]() is given:
+            return held[1]
+        seen = self.seen.get(id(given))
+        return seen.producer if seen is not None and seen.reference() is given else None
+
     def layers(self) -> dict[str, LayerRecord]:
         """A record for every module that was called, in the order in which they finished."""
         dead = {
@@ -177,9 +274,40 @@ class Measure:
             if layer.alive is not None and layer.producer is not None
         }
         return {
-            name: _record(name, layer, self.weights.get(name), dead.get(name))
+            name: _record(
+                name,
+                layer,
+                self.weights.get(name),
+                dead.get(name),
+                layer.saturated
+                if layer.saturated is not None
+                else self.between.saturated.get(name),
+            )
             for name, layer in self.found.items()
         }
+
+    def attention(self) -> tuple[AttentionRecord, ...]:
+        """What was attended, in execution order."""
+        held = self.between.attention.items()
+        return tuple(sums.record(name, order) for order, (name, sums) in enumerate(held))
+
+    def branches(self) -> tuple[BranchRecord, ...]:
+        """The sums of residual streams, in execution order."""
+        found = []
+        for sum_ in self.between.branches:
+            known = self.view.parameters[sum_.writer]
+            if known.stream is not None and known.depth is not None:
+                found.append(
+                    BranchRecord(
+                        weight=sum_.writer,
+                        stream=known.stream,
+                        depth=known.depth,
+                        before=sum_.before,
+                        branch=sum_.branch,
+                        after=sum_.after,
+                    )
+                )
+        return tuple(found)
 
     def facts(self) -> dict[str, LayerFacts]:
         """What the findings need to know of modules besides their records."""
@@ -190,27 +318,10 @@ class Measure:
                 input_units=0 if layer.alive is None else layer.alive.numel(),
                 dead_inputs=0 if layer.alive is None else int((~layer.alive).sum()),
                 producer=layer.producer,
+                epsilon=self.norms.get(name),
             )
             for name, layer in self.found.items()
         }
-
-
-def _gradient(layers: list[_Layer], grad: torch.Tensor) -> None:
-    moments = Moments.of(grad)
-    for layer in layers:
-        layer.backward.add(moments)
-
-
-def _saturated(module: nn.Module, tensor: torch.Tensor, before: float | None) -> float | None:
-    if isinstance(module, (nn.Tanh, nn.Hardtanh)) and not isinstance(module, nn.ReLU6):
-        limits = (-SATURATED_TANH, SATURATED_TANH)
-    elif isinstance(module, (nn.Sigmoid, nn.Hardsigmoid)):
-        limits = (1 - SATURATED_SIGMOID, SATURATED_SIGMOID)
-    else:
-        return before
-    parts = tensor.detach().reshape(-1).split(1 << 20)
-    outside = sum(int(((part < limits[0]) | (part > limits[1])).sum()) for part in parts)
-    return max(before or 0.0, outside / tensor.numel())
 
 
 def _weights(model: nn.Module, view: ModelView) -> dict[str, str]:
@@ -231,7 +342,21 @@ def _weights(model: nn.Module, view: ModelView) -> dict[str, str]:
     return held
 
 
-def _record(name: str, layer: _Layer, weight: str | None, dead: float | None) -> LayerRecord:
+def _norms(model: nn.Module, view: ModelView) -> dict[str, float | None]:
+    """Modules that hold the scale of a normalisation, with the epsilon under its root."""
+    parameters = view.parameters.values()
+    held = {known.module for known in parameters if known.role == "norm_scale"}
+    found: dict[str, float | None] = {}
+    for name, module in named_modules(model):
+        if name in held:
+            values = (getattr(module, key, None) for key in ("eps", "variance_epsilon", "epsilon"))
+            found[name] = next((value for value in values if isinstance(value, float)), None)
+    return found
+
+
+def _record(
+    name: str, layer: _Layer, weight: str | None, dead: float | None, saturated: float | None
+) -> LayerRecord:
     forward, backward = layer.forward, layer.backward
     reached = backward.elements > 0
     return LayerRecord(
@@ -249,6 +374,9 @@ def _record(name: str, layer: _Layer, weight: str | None, dead: float | None) ->
         grad_second_moment=backward.per_element(backward.squares) if reached else None,
         grad_nonfinite=backward.per_element(backward.nonfinite),
         dead_units=dead,
-        saturated=layer.saturated,
+        saturated=saturated,
         weight=weight,
+        input_second_moment=layer.given,
+        channel_mean=layer.channel_mean,
+        token_cosine=layer.token_cosine,
     )

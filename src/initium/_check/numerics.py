@@ -1,13 +1,15 @@
-"""Findings on non-finite weights (IN101), activations (IN102), gradients and loss (IN103)."""
+"""Findings on numbers: non-finite weights (IN101), activations (IN102), gradients and loss (IN103),
+and what the number format loses (IN104)."""
 
 from __future__ import annotations
 
 from initium._check.chain import listed
 from initium._check.facts import Facts
+from initium._check.thresholds import HALF_LOST
 from initium._report.records import Finding
 from initium._types import ModelView
 
-__all__ = ["find_nonfinite"]
+__all__ = ["find_nonfinite", "find_out_of_range"]
 
 
 def find_nonfinite(facts: Facts, view: ModelView) -> list[Finding]:
@@ -92,3 +94,37 @@ def _gradients(facts: Facts) -> Finding | None:
         fix=fix,
         numbers={"parameters": len(bad)},
     )
+
+
+def find_out_of_range(facts: Facts, view: ModelView) -> list[Finding]:
+    """Gradients that the dtype in use flushes away; and, to know, activations that float16 could
+    not hold."""
+    found = []
+    for record in facts.ranges:
+        under = record.subnormal + record.lost
+        if record.what == "gradients" and record.dtype in facts.dtypes and under > HALF_LOST:
+            found.append(
+                Finding(
+                    code="IN104",
+                    severity="warning",
+                    title="gradients below the number format",
+                    where=(record.worst,) if record.worst else (),
+                    message=f"{under:.0%} of the gradients that are not zero already are below the "
+                    f"smallest normal number of {record.dtype}, in which this model computes",
+                    fix="scale the loss (torch.amp.GradScaler), or compute in bfloat16",
+                    numbers={"subnormal": record.subnormal, "lost": record.lost},
+                )
+            )
+        elif record.what == "activations" and record.dtype == "float16" and record.overflow > 0:
+            found.append(
+                Finding(
+                    code="IN104",
+                    severity="info",
+                    title="activations beyond float16",
+                    where=(record.worst,),
+                    message=f"{record.overflow:.2g} of the activations are beyond 65504, most of "
+                    f"them in {record.worst or 'the model'}: float16 would overflow there",
+                    numbers={"overflow": record.overflow},
+                )
+            )
+    return found

@@ -33,7 +33,7 @@ def find_signal(facts: Facts, view: ModelView) -> list[Finding]:
 
 def _exploding(layers: list[LayerRecord], facts: Facts, view: ModelView) -> Finding | None:
     trend = growth([(record.name, record.second_moment) for record in layers])
-    if trend is None or trend.change < GROWTH_WARNING:
+    if trend is None or trend.change < GROWTH_WARNING or trend.fit.low <= 1.0:
         return None
     severity: Severity = "error" if trend.change > GROWTH_ERROR else "warning"
     weights = [facts.layers[name].weight for name in trend.names]
@@ -43,9 +43,8 @@ def _exploding(layers: list[LayerRecord], facts: Facts, view: ModelView) -> Find
         title="exploding signal",
         where=trend.names + trend.rest,
         message=f"each of these {len(trend.names)} layers multiplies the second moment by "
-        f"{trend.factor:.2g}, from {trend.before:.2g} to {_number(trend.after)}"
-        + _cause(trend, facts, view, weights)
-        + _softening(facts),
+        f"{trend.factor:.2g}, from {trend.before:.2g} to {_number(trend.after)} "
+        f"(fitted: {trend.fit})" + _cause(trend, facts, view, weights) + _softening(facts),
         fix=advice(view, weights),
         numbers=_numbers(trend),
     )
@@ -55,7 +54,7 @@ def _vanishing(layers: list[LayerRecord], facts: Facts, view: ModelView) -> Find
     between = all(record.signal is not None for record in layers)
     moments = [record.signal if between else record.second_moment for record in layers]
     trend = decay([(r.name, m or 0.0) for r, m in zip(layers, moments, strict=True)])
-    if trend is None or trend.change > DECAY_WARNING:
+    if trend is None or trend.change > DECAY_WARNING or trend.fit.high >= 1.0:
         return None
     gone = lost(layers[-1], facts)
     severity: Severity = "error" if gone or trend.change < DECAY_ERROR else "warning"
@@ -68,7 +67,8 @@ def _vanishing(layers: list[LayerRecord], facts: Facts, view: ModelView) -> Find
         title="vanishing signal",
         where=trend.names + trend.rest,
         message=f"each of these {len(trend.names)} layers multiplies the {what} by "
-        f"{trend.factor:.2g}, from {trend.before:.2g} to {_number(trend.after)}{_rest(trend)}"
+        f"{trend.factor:.2g}, from {trend.before:.2g} to {_number(trend.after)} "
+        f"(fitted: {trend.fit}){_rest(trend)}"
         + (end if gone else "")
         + _cause(trend, facts, view, weights)
         + _softening(facts),
@@ -174,6 +174,8 @@ def _numbers(trend: Trend) -> dict[str, float]:
     return {
         "layers": len(trend.names),
         "factor": trend.factor,
+        "factor_low": trend.fit.low,
+        "factor_high": trend.fit.high,
         "change": trend.change,
         "before": trend.before,
         "after": trend.after,

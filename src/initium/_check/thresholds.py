@@ -3,27 +3,64 @@
 from __future__ import annotations
 
 __all__ = [
+    "ALIGNED",
+    "ASSUMED_ADAM",
+    "ASSUMED_SGD",
+    "ATTENTION_KEYS",
+    "BIAS_SHARE",
+    "BIAS_TIMES",
+    "CHANNEL_MEAN",
+    "CHAOTIC",
+    "COLLAPSE_ERROR",
+    "COLLAPSE_START",
+    "COLLAPSE_WARNING",
+    "CONVERGED",
+    "COORDINATE_READOUT",
+    "COORDINATE_SLOPE",
     "DEAD_SIGMAS",
     "DECAY_ERROR",
     "DECAY_WARNING",
     "DUPLICATES_ERROR",
+    "ENTROPY_ERROR",
+    "ENTROPY_WARNING",
+    "FORMATS",
+    "GAIN_OUTLIER",
+    "GRADIENT_JUMP",
     "GROWTH_ERROR",
     "GROWTH_WARNING",
+    "HALF_LOST",
+    "HEAD_INPUT",
+    "HIDDEN_GAIN",
     "HUGE",
+    "LABELS_MIN",
+    "LEAK",
     "LOSS_ERROR",
     "LOSS_FRACTION",
     "LOSS_NATS",
     "LOST",
+    "MEAN_SIGMAS",
+    "ORDERED",
+    "PAIRS",
     "PEAK",
+    "PEERS",
     "PLAN_RELATIVE",
     "PLAN_SIGMAS",
+    "RANK_LOST",
+    "RAW_INPUT",
+    "RAW_OUTPUT",
     "ROW_TOLERANCE",
     "RUN",
     "SATURATED_ERROR",
     "SATURATED_SIGMOID",
     "SATURATED_TANH",
     "SATURATED_WARNING",
+    "SEED_SPREAD",
+    "STARVED",
+    "STREAM_HALF",
     "TINY",
+    "UNIFORM",
+    "UPDATE_HIGH",
+    "UPDATE_LOW",
     "ZERO_GRADIENT_ERROR",
 ]
 
@@ -100,3 +137,144 @@ PLAN_SIGMAS = 6.0
 
 PLAN_RELATIVE = 0.01
 """Differences below 1% of the std are rounding to a narrow dtype, never a contradiction."""
+
+FORMATS = {
+    "float16": (2.0**-25, 2.0**-14, 65519.0),
+    "bfloat16": (2.0**-134, 2.0**-126, 3.3953e38),
+    "float8_e4m3fn": (2.0**-10, 2.0**-6, 464.0),
+    "float8_e5m2": (2.0**-17, 2.0**-14, 61439.0),
+}
+"""Of each number format, the magnitude up to which numbers round to zero (half of the smallest
+subnormal), the smallest normal number, and what still rounds to the largest finite one. IEEE 754
+for float16; Micikevicius et al. 2022 (arXiv:2209.05433) for the two of eight bits."""
+
+ASSUMED_ADAM = 1e-3
+"""Learning rate of the Adam that steps where no optimizer is given: torch's default."""
+
+ASSUMED_SGD = 0.1
+"""Learning rate behind the ratio of plain SGD: that of He et al. 2016, arXiv:1512.03385."""
+
+UPDATE_LOW, UPDATE_HIGH = 1e-4, 1e-1
+"""||dW|| / ||W|| of a matrix after the first step of the given optimizer. About 1e-3 is the rule of
+thumb (Karpathy, makemore part 3); a tenth on either side of two decades is still usual. Judged only
+where the caller's own optimizer is known: with an assumed one it would judge the assumption."""
+
+PAIRS = (0.0, 0.5, 0.9, 0.99)
+"""Cosines of the pairs of inputs that are followed through depth."""
+
+CONVERGED = 0.02
+"""Pairs of all PAIRS that arrive within it have settled at a common correlation."""
+
+ORDERED = 0.999
+"""Orthogonal inputs that arrive closer than this cannot be told apart: the ordered phase after many
+depth scales (Schoenholz et al. 2017, arXiv:1611.01232). He-initialised ReLU layers, at
+1 - 9 pi^2 / (2 l^2), reach it at depth 210."""
+
+CHAOTIC = 0.5
+"""Inputs of cosine 0.99 that arrive further apart than this: the chaotic phase. Batch norm without
+shortcuts is chaotic too, by its known gradient growth of at most 1.47 per layer."""
+
+RANK_LOST = 1.1
+"""Participation ratio at the last layer below which one direction has more than 95% of the variance
+of all units. A He-initialised ReLU net of width 128 has 1.4 at depth 50, and still trains."""
+
+SEED_SPREAD = 1.0
+"""Standard deviation over seeds of log10 of a layer's second moment, as measured with three seeds:
+the true one is then above 0.58 (chi-squared, 95%), a factor of 14 from a sigma below to one above.
+A He-initialised ReLU net of width n and depth L has 0.43 sqrt(5 L / n) (Hanin & Rolnick 2018,
+arXiv:1803.01719): 0.58 at L / n = 0.36."""
+
+COORDINATE_SLOPE = 0.2
+"""Log-log slope of a coordinate's size over width that still counts as none. Standard
+parametrisation is at 1/2 or 1 (Yang et al. 2022, arXiv:2203.03466), lazy ones at -1/2; finite
+widths bend a true 0 by about a tenth."""
+
+COORDINATE_READOUT = -0.5
+"""Slope that a readout or attention logits may have before the first step: sums of n terms whose
+weights are independent of them, each of size 1/n (arXiv:2203.03466)."""
+
+LABELS_MIN = 16
+"""Labels of a batch from which on it is no chance that all are the same: for two equal classes
+2^-15."""
+
+LEAK = 1.0 - 1e-9
+"""A correlation with the target that only the target itself has."""
+
+RAW_INPUT = 1e3
+"""Second moment of raw inputs: pixels of 0..255 have about 2e4, normalised ones 1."""
+
+RAW_OUTPUT = 1e2
+"""Second moment behind the first matrix, which shows that nothing took the inputs' scale out."""
+
+GAIN_OUTLIER = 100.0
+"""A matrix that multiplies the second moment this many times more, or less, than the others of its
+role and shape: amplitude 10. Scales that fall with depth as 1/sqrt(layer) differ from their median
+by less down to depth 200."""
+
+PEERS = 3
+"""Other matrices of the same role and shape that make a comparison."""
+
+ALIGNED = 5.0
+"""Second moment of a matrix's output in units of fan_in E[w^2] E[x^2], its mean over independent
+zero-mean weights. Asked for only where the weights' mean is no chance either. Weights and inputs
+that both have means reach up to fan_in."""
+
+MEAN_SIGMAS = 6.0
+"""Standard errors, std/sqrt(n), between a matrix's mean and zero that are not chance."""
+
+CHANNEL_MEAN = 0.99
+"""Part of a layer's output that is the same for all samples and positions, by a bias or by weights
+with a mean. He-initialised ReLU nets reach it by the correlation of samples alone, at depth 66 by
+1 - c = 44/l^2 (arXiv:1902.06853); so it is a finding only with one of those two causes. Brock et
+al. 2021 (arXiv:2101.08692) plot the same quantity."""
+
+BIAS_SHARE = 0.9
+"""Part of E[out^2] that is E[b^2]: at 0.9 the input's part is a tenth, in amplitude a third."""
+
+BIAS_TIMES = 10.0
+"""E[b^2] over the largest second moment before it. Torch's default biases have variance
+1/(3 fan_in): small beside the signal that a network starts with, large only where it vanished."""
+
+STREAM_HALF = 10.0
+"""Growth of a residual stream's second moment over the second half of its branches. A sum of equal
+independent branches doubles there whatever their scale (q grows linearly; Yang & Schoenholz 2017,
+arXiv:1712.08969); branches that grow with the stream multiply it at every step."""
+
+STARVED = 0.01
+"""Second moment of a norm's input in units of its epsilon: below, it restores less than a tenth of
+the amplitude. normal(0.02) at width 32 leaves a few hundredths before norms that end a branch."""
+
+COLLAPSE_WARNING, COLLAPSE_ERROR = 0.02, 1e-4
+"""1 - mean cosine between tokens at the last block: at 0.02 the tokens share 98% of their power.
+Attention without shortcuts makes it fall doubly exponentially (Dong et al. 2021, arXiv:2103.03404),
+with unscaled post-norm shortcuts like a power of depth (Noci et al. 2022, arXiv:2206.03126)."""
+
+COLLAPSE_START = 0.2
+"""1 - cosine that tokens must have at first: equal tokens cannot become alike."""
+
+HIDDEN_GAIN = 1e4
+"""Gain of matrices before a norm, beyond which (or below whose inverse) the norm hides a scale that
+training feels: the gradient goes as 1/||W|| and the effective step as 1/||W||^2 (van Laarhoven
+2017, arXiv:1706.05350). Healthy gains are of order one, normal(0.02) at width 8 has 3e-3."""
+
+ENTROPY_WARNING, ENTROPY_ERROR = 0.25, 0.02
+"""Mean of H / ln n over the rows of an attention. Gaussian logits of std s have ln n - s^2/2 for
+small s, and freeze at s = sqrt(2 ln n) (random energy model, Derrida 1981): 0.25 needs s of 3 at
+n = 32. Zhai et al. 2023 (arXiv:2303.06296) call it entropy collapse. Below 0.02 the rows are
+one-hot and the softmax passes no gradient on."""
+
+ATTENTION_KEYS = 4
+"""Keys in the longest row, below which entropy says little."""
+
+UNIFORM = 1e-6
+"""Logit std below which float32 cannot tell a softmax from a mean: queries and keys get a gradient
+a million times smaller than the values."""
+
+HALF_LOST = 0.5
+"""Part of a tensor's non-zero elements that the dtype it is computed in rounds to zero."""
+
+HEAD_INPUT = 10.0
+"""Second moment of what the head reads, above which it, and not the head, makes the loss high."""
+
+GRADIENT_JUMP = 1e3
+"""Norm of the gradient in one of the first steps over that of the first: no warm-up does it."""

@@ -18,6 +18,10 @@ from initium._types import ModelView, Severity
 __all__ = ["find_dead", "find_duplicates", "find_saturated"]
 
 
+PRODUCTS = ("gelu", "silu", "swish", "mish")
+"""Activations that are the input times a sigmoid or tanh, by parts of their modules' names."""
+
+
 def find_dead(facts: Facts, view: ModelView) -> list[Finding]:
     """Activations that were zero for the whole batch, more of them than chance allows.
 
@@ -59,28 +63,34 @@ def find_dead(facts: Facts, view: ModelView) -> list[Finding]:
 
 
 def find_saturated(facts: Facts, view: ModelView) -> list[Finding]:
-    """Tanh and sigmoid modules whose values lie where the slope is close to zero."""
+    """Places whose tanh, sigmoid or gates lie where the slope is close to zero.
+
+    Not those inside a GELU or SiLU written out: the product with the input keeps their slope.
+    """
     found = [
         record
-        for record in facts.layers.values()
-        if record.saturated is not None and record.saturated > SATURATED_WARNING
+        for record in sorted(facts.layers.values(), key=lambda record: record.order)
+        if record.saturated is not None
+        and record.saturated > SATURATED_WARNING
+        and not any(kind in record.module_type.lower() for kind in PRODUCTS)
     ]
     if not found:
         return []
     worst = max(found, key=lambda record: record.saturated or 0.0)
+    places = tuple(dict.fromkeys([found[0].name, *(record.name for record in found)]))
     grave = (worst.saturated or 0.0) > SATURATED_ERROR
     return [
         Finding(
             code="IN402",
             severity="error" if grave else "warning",
             title="saturated units",
-            where=tuple(record.name for record in found),
+            where=places,
             message=f"{worst.saturated:.0%} of the values of {worst.name or 'the model'} "
             f"({worst.module_type}) lie in the flat ends of the function, where the slope is below "
-            f"6% ({len(found)} module(s) in all)",
+            f"6% ({len(found)} place(s) in all)",
             fix="smaller weights before it: "
             + advice(view, [record.weight for record in facts.layers.values() if record.weight]),
-            numbers={"share": worst.saturated or 0.0, "modules": len(found)},
+            numbers={"share": worst.saturated or 0.0, "places": len(found)},
         )
     ]
 

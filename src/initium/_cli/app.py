@@ -22,6 +22,7 @@ import typer
 
 import initium
 from initium._cli.progress import counting, working
+from initium._cli.sizes import edges_of, grid_of, numbers
 from initium._plain import plain
 from initium._plan import Recipe, parse_recipe
 from initium.errors import InputError, OutputError, TraceWarning
@@ -100,10 +101,26 @@ def check(
     recipe: RecipeOption = None,
     plan_file: PlanFile = None,
     inputs: Inputs = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            "--loss",
+            metavar="FILE.py:CALLABLE",
+            help="The loss, called with the model's output and the targets.",
+        ),
+    ] = None,
     tiny: Tiny = False,
     seed: Seed = 0,
     evaluation: Annotated[
         bool, typer.Option("--eval", help="Measure in evaluation mode instead of training mode.")
+    ] = False,
+    deep: Annotated[
+        bool,
+        typer.Option(
+            "--deep",
+            help="Measure what takes more passes too, such as real optimizer steps; tells the "
+            "cost first.",
+        ),
     ] = False,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write the report as one page.")
@@ -122,19 +139,66 @@ def check(
     start = _start(recipe, plan_file)
     _must_be_writable(html)
     loaded = _load(model, inputs, tiny=tiny, seed=seed)
+    if loss is not None:
+        loaded = _with_loss(loaded, loss)
     if evaluation:
         loaded.model.eval()
     plan = _plan(loaded, start, seed) if start is not None else None
     if plan is not None:
         with working("filling the weights"):
             plan.apply(loaded.model)
-    report = _check(loaded, plan)
+    report = _check(loaded, plan, deep)
     if html is not None:
         report.to_html(html)
     typer.echo(report.to_json() if as_json else _for_terminal(report))
     if html is not None:
         typer.echo(f"report: {html}", err=as_json)
     raise typer.Exit(1 if _fails(report, fail_on) else 0)
+
+
+@app.command()
+def audit(
+    model: Model,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            "--init",
+            metavar="FILE.py:CALLABLE",
+            help="Code that initialises MODEL, called with it; without, what building it does.",
+        ),
+    ] = None,
+    inputs: Inputs = None,
+    tiny: Tiny = False,
+    seed: Seed = 0,
+    fail_on: Annotated[
+        FailOn, typer.Option("--fail-on", help="Exit with 1 from this severity on.")
+    ] = FailOn.error,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """What init code writes to MODEL: what never, what twice, what from the same random numbers.
+
+    The code runs several times on memory with known contents. Whether the weights are good is for
+    "initium check"; whether all are written, once and as meant, is for this.
+    """
+    from initium._load import init_function, load
+
+    function = init_function(init) if init is not None else None
+    loaded = _load(model, inputs, tiny=tiny, seed=seed)
+
+    def build() -> object:
+        import torch
+
+        return load(model, tiny=tiny, seed=torch.initial_seed()).model
+
+    with working(f"auditing {loaded.name}"), redirect_stdout(sys.stderr):
+        if function is None:
+            found = initium.audit(build, inputs=loaded.inputs, seed=seed)
+        else:
+            found = initium.audit(function, loaded.model, loaded.inputs, seed=seed)
+    found = replace(found, model=loaded.name)
+    typer.echo(found.to_json() if as_json else str(found))
+    raise typer.Exit(1 if _fails(found, fail_on) else 0)
 
 
 @app.command()
@@ -212,22 +276,63 @@ def predict(
     recipe: RecipeOption = None,
     plan_file: PlanFile = None,
     draws: Annotated[
-        int, typer.Option("--draws", min=3, help="Samples of the whole model; each is one pass.")
+        int,
+        typer.Option(
+            "--draws",
+            help="Samples of the whole model, each one pass: 3 or more; 0 for closed forms alone.",
+        ),
     ] = 4,
+    widths: Annotated[
+        str | None,
+        typer.Option("--widths", metavar="64,128,...", help="A grid over these widths of MODEL."),
+    ] = None,
+    depths: Annotated[
+        str | None,
+        typer.Option("--depths", metavar="2,8,...", help="A grid over these numbers of layers."),
+    ] = None,
+    edge: Annotated[
+        bool,
+        typer.Option("--edge", help="Show plain layers beside the edge of chaos of what they do."),
+    ] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write the curves as one page.")
+    ] = None,
     inputs: Inputs = None,
     tiny: Tiny = False,
     seed: Seed = 0,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """How strong the signal of MODEL would be at every layer, forward and back, without weights.
+    """How strong the signal of MODEL would be at every layer, forward and back, before training.
 
-    The recipe is auto unless --recipe or --plan is given. Weights are never made, so that a model
-    of any size can be asked about: products with them are drawn from their exact laws.
+    With --recipe or --plan weights are never made, so that a model of any size can be asked about:
+    products with them are drawn from their exact laws. Without, the weights that MODEL's own code
+    made are measured, matrix by matrix. --widths and --depths build MODEL in other sizes and show
+    where a start breaks and how it scales.
     """
-    start = _start(recipe, plan_file) or parse_recipe("auto")
-    loaded = _load(model, inputs, tiny=tiny, seed=seed, meta=True)
-    made = _plan(loaded, start, seed)
+    sizes = numbers("--widths", widths), numbers("--depths", depths)
+    if any(sizes) and (plan_file or edge or html):
+        raise typer.BadParameter(
+            "--widths and --depths exclude --plan, --edge and --html: a plan and a page are about "
+            "one size"
+        )
+    if draws != 0 and draws < 3:
+        raise typer.BadParameter(f"--draws has to be 3 or more, or 0 (got {draws})")
+    start = _start(recipe, plan_file)
+    _must_be_writable(html)
+    if any(sizes):
+        grid = grid_of(model, start, *sizes, inputs, tiny=tiny, seed=seed, draws=draws)
+        typer.echo(grid.to_json() if as_json else str(grid))
+        return
+    loaded = _load(model, inputs, tiny=tiny, seed=seed, meta=start is not None)
+    made = _plan(loaded, start, seed) if start is not None else None
+    if edge and html is None:
+        edges = edges_of(loaded, made)
+        if as_json:
+            _echo_json([json.loads(one.to_json()) for one in edges])
+        else:
+            typer.echo("\n\n".join(map(str, edges)))
+        return
     with working(f"predicting {loaded.name}"), redirect_stdout(sys.stderr):
         found = initium.predict(
             loaded.model,
@@ -239,7 +344,14 @@ def predict(
             seed=seed,
         )
     found = replace(found, model=loaded.name)
+    if html is not None:
+        from initium._files import write_text
+        from initium._report.prediction import render_prediction
+
+        write_text(html, render_prediction(found, edges_of(loaded, made, must=edge)))
     typer.echo(found.to_json() if as_json else str(found))
+    if html is not None:
+        typer.echo(f"page: {html}", err=as_json)
 
 
 @app.command()
@@ -324,15 +436,19 @@ def diff(
 @app.command()
 def explain(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A scheme, a recipe, a recipe's file, or: rules.")
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A scheme, a recipe, a recipe's file, a finding's code, or: rules.",
+        ),
     ],
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """A scheme or recipe in plain words.
+    """A scheme, a recipe or a finding in plain words.
 
-    Its formula, when to use it, its source, and known divergences. "initium explain rules" tells
-    all that a rule may say.
+    Its formula, when to use it, its source, and known divergences; of a finding such as IN201 what
+    is seen, why, and the repair. "initium explain rules" tells all that a rule may say.
     """
     text = initium.explain(name)
     if as_json:
@@ -381,6 +497,12 @@ def _load(spec: str, inputs: str | None, *, tiny: bool, seed: int, meta: bool = 
 
     with working(f"building {spec}"), redirect_stdout(sys.stderr):
         return load(spec, tiny=tiny, seed=seed, meta=meta, inputs=inputs)
+
+
+def _with_loss(loaded: Loaded, source: str) -> Loaded:
+    from initium._load import loss_function
+
+    return replace(loaded, loss_fn=loss_function(source))
 
 
 def _start(recipe: str | None, file: Path | None) -> Recipe | initium.Plan | None:
@@ -433,7 +555,7 @@ def _is_plan(text: str) -> bool:
         return True
 
 
-def _check(loaded: Loaded, plan: initium.Plan | None) -> initium.Report:
+def _check(loaded: Loaded, plan: initium.Plan | None, deep: bool = False) -> initium.Report:
     with working(f"checking {loaded.name}"), redirect_stdout(sys.stderr):
         report = initium.check(
             loaded.model,
@@ -442,11 +564,17 @@ def _check(loaded: Loaded, plan: initium.Plan | None) -> initium.Report:
             loaded.loss_fn,
             plan,
             inferred=loaded.inferred,
+            deep=deep,
+            announce=_announce,
         )
     return replace(report, model=loaded.name)
 
 
-def _fails(report: initium.Report, fail_on: FailOn) -> bool:
+def _announce(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _fails(report: initium.Report | initium.Audit, fail_on: FailOn) -> bool:
     from initium._report.records import SEVERITIES
 
     limit = SEVERITIES.index(fail_on.value)

@@ -12,6 +12,7 @@ from initium._inspect.flow import Flow
 from initium._inspect.graph import Value
 from initium._inspect.labels import Rows, head_width, rows
 from initium._inspect.operators import ATTENTION
+from initium._inspect.sources import logit_scale
 from initium._inspect.uses import Use
 from initium._types import Block, Role
 
@@ -25,7 +26,7 @@ def attention_roles(flow: Flow, attentions: list[Attention], facts: dict[str, Fa
     """Name the weights behind and in front of every attention."""
     parts: dict[str, dict[str, tuple[Use, Value]]] = {}
     for attention in attentions:
-        widths = _widths(flow, attention)
+        widths, scale = _widths(flow, attention), logit_scale(flow, attention)
         _positions(flow, attention, facts)
         for operand in sorted(attention.operands, key=lambda item: "qkv".index(item.label)):
             for use in operand.weights:
@@ -38,6 +39,7 @@ def attention_roles(flow: Flow, attentions: list[Attention], facts: dict[str, Fa
                     fact = facts.get(use.parameter)
                     if fact is not None and fact.head_dim is None:
                         fact.head_dim = widths.get(operand.label)
+                        fact.logit_scale = scale
     for name, labels in parts.items():
         fact = facts.get(name)
         if fact is None or fact.role != "unknown":

@@ -9,7 +9,17 @@ from initium._inspect.operators import CONVOLUTION
 from initium._inspect.uses import Use
 from initium._types import Block, Role
 
-__all__ = ["Facts", "channel_axis", "pointwise"]
+__all__ = ["Facts", "Source", "channel_axis", "pointwise"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """``kind``: ``norm``, ``stream``, ``product``, ``input``, or ``mixed``; then the activation on
+    the way from there, and 1 / E[phi(z)^2] of it for z ~ N(0, 1)."""
+
+    kind: str = ""
+    activation: str | None = None
+    gain: float = 1.0
 
 
 @dataclass(slots=True)
@@ -35,6 +45,8 @@ class Facts:
     partner: str | None = None
     magnitude_of: str | None = None
     neutral: float | None = None
+    source: Source = field(default_factory=Source)
+    logit_scale: float | None = None
     reads: tuple[str, ...] = ()
     count: int = 0
     also_head: bool = False

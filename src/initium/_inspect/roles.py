@@ -25,6 +25,7 @@ from initium._inspect.recurrence import find_linear_attention
 from initium._inspect.residual import Streams, find_streams
 from initium._inspect.reuse import name_jobs
 from initium._inspect.slices import lies_flat, slices
+from initium._inspect.sources import balance_gates, source_of
 from initium._inspect.statespace import state_space_roles
 from initium._inspect.trunks import inside, trunks
 from initium._inspect.uses import Use, find_uses
@@ -64,6 +65,7 @@ def derive(graph: Graph) -> dict[str, Facts]:
     attention_roles(flow, attentions, facts)
     feed_forward_roles(flow, streams, facts)
     matrix_roles(flow, streams, facts)
+    balance_gates(flow, facts)
     vector_roles(flow, attentions, facts)
     name_jobs(flow, streams, attentions, facts)
     for name, fact in facts.items():
@@ -127,7 +129,9 @@ def _first_look(flow: Flow, streams: Streams, name: str, uses: list[Use]) -> Fac
     if use is None or use.kind == "lookup":
         if use is not None:
             facts.role, facts.why["role"] = _lookup_role(flow, use)
-            facts.also_head = any(_reuse_is_head(flow, other) for other in uses)
+            head = next((other for other in uses if _reuse_is_head(flow, other)), None)
+            if head is not None:
+                facts.also_head, facts.source = True, source_of(flow, streams, head)
         return facts
     if lies_flat(uses):
         facts.role, facts.blocks = "linear", slices(flow, name, uses)
@@ -151,6 +155,7 @@ def _first_look(flow: Flow, streams: Streams, name: str, uses: list[Use]) -> Fac
             facts.stream, facts.depth = read
             facts.branches = streams.totals[read[0]]
     facts.reads = _reads(flow, streams, use)
+    facts.source = source_of(flow, streams, use)
     if use.kind == "recurrent":
         roles: dict[str, Role] = {"input": "recurrent_input", "hidden": "recurrent_hidden"}
         facts.role = roles.get(use.slot, "linear")

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from initium._load.load import FORMS, Loaded, load
+from initium._load.load import FORMS, Loaded, init_function, load, loss_function
 from initium._load.weightless import weightless
 from initium._model.inputs import example_inputs
 
-__all__ = ["FORMS", "Loaded", "example_inputs", "load", "weightless"]
+__all__ = [
+    "FORMS",
+    "Loaded",
+    "example_inputs",
+    "init_function",
+    "load",
+    "loss_function",
+    "weightless",
+]

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from initium._load.optional import import_optional
+from initium._load.resize import resize
 from initium._load.tiny import LADDER, shrink
 from initium._load.weightless import weightless
 from initium._model.hf_inputs import transformers_inputs
@@ -47,8 +48,12 @@ LARGEST_TINY = 300_000_000
 """A rung of the ladder with more parameters than this is not built."""
 
 
-def load_hf(name: str, *, tiny: bool, meta: bool) -> tuple[nn.Module, Any, str]:
+def load_hf(
+    name: str, *, tiny: bool, meta: bool, width: int | None = None, depth: int | None = None
+) -> tuple[nn.Module, Any, str]:
     """The model, keyword inputs with labels where it has a loss for them, and a note.
+
+    ``width`` and ``depth`` are a hidden size and a number of layers other than its own.
 
     Raises:
         DependencyError: transformers is not installed.
@@ -59,12 +64,16 @@ def load_hf(name: str, *, tiny: bool, meta: bool) -> tuple[nn.Module, Any, str]:
     with _offline():
         config = _config(name)
         cls = _model_class(config)
+        sized = width is not None or depth is not None
         if tiny:
-            model, batch, how = _climb(name, cls, config, meta)
-        else:
+            model, batch, how = _climb(name, cls, config, meta or sized)
+            config = model.config
+        if sized:
+            config = _resized(name, config, width, depth)
+        if sized or not tiny:
             if not meta:
                 _must_fit(name, cls, config)
-            model, how = _build(name, cls, config), "full size"
+            model, how = _build(name, cls, config), _how(width, depth)
             batch = transformers_inputs(model)
     if batch is None:
         return model, None, f"{cls.__name__}, {how}; give it a batch with --inputs"
@@ -190,6 +199,22 @@ def _only_class(config: Any) -> Any:
     raise ModelError(
         "is a configuration without a model of its own", where=f"hf:{config.model_type}"
     )
+
+
+def _resized(name: str, config: Any, width: int | None, depth: int | None) -> Any:
+    settings = resize(config.to_dict(), config.attribute_map, width, depth)
+    try:
+        return type(config).from_dict(settings)
+    except Exception as error:
+        what = f"could not make the configuration at {_how(width, depth)}"
+        raise _failed(name, what, error) from error
+
+
+def _how(width: int | None, depth: int | None) -> str:
+    """The size of a model, in words."""
+    sizes = {"width": width, "depth": depth}
+    said = [f"{what} {value}" for what, value in sizes.items() if value is not None]
+    return ", ".join(said) or "full size"
 
 
 def _build(name: str, cls: Any, config: Any) -> nn.Module:

@@ -21,9 +21,10 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,7 +39,7 @@ from initium._model.call import map_tensors
 from initium._model.inputs import example_inputs
 from initium.errors import InitiumError, InputError, ModelError, near
 
-__all__ = ["FORMS", "Loaded", "load"]
+__all__ = ["FORMS", "SIZES", "Loaded", "init_function", "load", "loss_function"]
 
 FORMS = (
     "demo:<name>",
@@ -49,6 +50,20 @@ FORMS = (
     "package.module:<callable>",
 )
 """What :func:`load` accepts, as patterns."""
+
+SIZES = {
+    "width": ("width", "hidden_size", "n_embd", "d_model", "embed_dim", "hidden", "dim"),
+    "depth": (
+        "depth",
+        "layers",
+        "n_layer",
+        "n_layers",
+        "num_layers",
+        "num_hidden_layers",
+        "blocks",
+    ),
+}
+"""The names under which a callable may take its width and its depth."""
 
 LossFn = Callable[[Any, Any], Any]
 
@@ -73,6 +88,8 @@ def load(
     seed: int = 0,
     meta: bool = False,
     inputs: str | None = None,
+    width: int | None = None,
+    depth: int | None = None,
 ) -> Loaded:
     """Build the model that ``source`` names, with a batch for it.
 
@@ -83,9 +100,11 @@ def load(
         meta: build the matrices on the meta device, without memory or numbers.
         inputs: ``file.py:callable`` or ``module:callable`` for another batch; the callable takes no
             arguments and returns the inputs, or a tuple ``(inputs, targets)``.
+        width, depth: the size of the model instead of its own; a callable has to take an argument
+            of that name, or one of :data:`SIZES`.
 
     Raises:
-        ModelError: the model cannot be found, imported or built.
+        ModelError: the model cannot be found, imported or built, or has no such sizes.
         InputError: the same for ``inputs``.
         DependencyError: the package behind ``hf:`` or ``timm:`` is not installed.
 
@@ -97,7 +116,7 @@ def load(
     scheme, _, rest = source.partition(":")
     with seeded(seed):
         with weightless() if meta else nullcontext():
-            loaded = _build(source, scheme, rest, tiny, meta)
+            loaded = _build(source, scheme, rest, tiny, meta, width, depth)
         if inputs is None:
             made_up = loaded.inferred and loaded.inputs is not None
             return replace(loaded, inputs=_with_values(loaded.inputs)) if made_up else loaded
@@ -117,27 +136,35 @@ def _with_values(batch: object) -> object:
     return map_tensors(batch, real)
 
 
-def _build(source: str, scheme: str, rest: str, tiny: bool, meta: bool) -> Loaded:
+def _build(
+    source: str,
+    scheme: str,
+    rest: str,
+    tiny: bool,
+    meta: bool,
+    width: int | None,
+    depth: int | None,
+) -> Loaded:
     if not rest:
         raise ModelError("is not the name of a model", where=source or "model", choices=FORMS)
     if scheme == "demo":
-        return Loaded(*demo.build(rest), source, "real data that ships with initium")
+        return Loaded(*demo.build(rest, width, depth), source, "real data that ships with initium")
     if scheme == "hf":
         from initium._load.hf import load_hf
 
-        model, batch, note = load_hf(rest, tiny=tiny, meta=meta)
+        model, batch, note = load_hf(rest, tiny=tiny, meta=meta, width=width, depth=depth)
         return Loaded(model, batch, None, None, source, note, inferred=True)
     if scheme == "timm":
         from initium._load.timm import load_timm
 
-        model, batch, labels, note = load_timm(rest)
+        model, batch, labels, note = load_timm(rest, width, depth)
         return Loaded(model, batch, labels, None, source, note, inferred=True)
-    return _from_callable(source)
+    return _from_callable(source, {"width": width, "depth": depth})
 
 
-def _from_callable(source: str) -> Loaded:
+def _from_callable(source: str, sizes: Mapping[str, int | None]) -> Loaded:
     with _importable_here():
-        result = _call(source, ModelError)
+        result = _call(source, ModelError, sizes)
     parts = result if isinstance(result, tuple) else (result,)
     model = parts[0] if parts else None
     if not isinstance(model, nn.Module) or len(parts) > 3:
@@ -156,12 +183,7 @@ def _from_callable(source: str) -> Loaded:
 
 
 def _read_batch(source: str) -> tuple[object, object]:
-    if ":" not in source:
-        raise InputError(
-            "does not name a callable",
-            where=source,
-            choices=("file.py:callable", "module:callable"),
-        )
+    _must_name(source)
     with _importable_here():
         result = _call(source, InputError)
     if isinstance(result, tuple) and len(result) == 2:
@@ -173,8 +195,69 @@ def _read_batch(source: str) -> tuple[object, object]:
     return result, None
 
 
-def _call(source: str, error_type: type[InitiumError]) -> Any:
+def _call(
+    source: str, error_type: type[InitiumError], sizes: Mapping[str, int | None] | None = None
+) -> Any:
     """What the callable behind ``file.py:name`` or ``module:name`` returns."""
+    found = _found(source, error_type)
+    arguments = {
+        _argument(found, source, what): size
+        for what, size in (sizes or {}).items()
+        if size is not None
+    }
+    try:
+        return found(**arguments)
+    except InitiumError:
+        raise
+    except Exception as error:
+        said = ", ".join(f"{name}={size}" for name, size in arguments.items())
+        raise error_type(
+            f"raised {type(error).__name__} when called "
+            f"{f'with {said}' if said else 'without arguments'}: {error}",
+            where=source,
+        ) from error
+
+
+def init_function(source: str) -> Callable[..., Any]:
+    """The callable behind ``file.py:name`` or ``module:name`` that initialises a model.
+
+    Raises:
+        InputError: it cannot be found or imported.
+
+    Example:
+        >>> init_function("torch.nn.init:zeros_").__name__
+        'zeros_'
+    """
+    _must_name(source)
+    with _importable_here():
+        return _found(source, InputError)
+
+
+def loss_function(source: str) -> LossFn:
+    """The callable behind ``file.py:name`` or ``module:name`` that computes ``loss(output,
+    targets)``.
+
+    Raises:
+        InputError: it cannot be found or imported.
+
+    Example:
+        >>> loss_function("torch.nn.functional:mse_loss").__name__
+        'mse_loss'
+    """
+    return init_function(source)
+
+
+def _must_name(source: str) -> None:
+    if ":" not in source:
+        raise InputError(
+            "does not name a callable",
+            where=source,
+            choices=("file.py:callable", "module:callable"),
+        )
+
+
+def _found(source: str, error_type: type[InitiumError]) -> Callable[..., Any]:
+    """The callable behind ``file.py:name`` or ``module:name``."""
     place, _, path = source.rpartition(":")
     try:
         found: Any = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
@@ -198,14 +281,30 @@ def _call(source: str, error_type: type[InitiumError]) -> Any:
             value=type(found).__name__,
             fix="name a function or class without arguments",
         )
+    return found
+
+
+def _argument(function: Callable[..., Any], source: str, what: str) -> str:
+    """The name under which a callable takes its width or its depth."""
     try:
-        return found()
-    except InitiumError:
-        raise
-    except Exception as error:
-        raise error_type(
-            f"raised {type(error).__name__} when called without arguments: {error}", where=source
-        ) from error
+        parameters = signature(function).parameters.values()
+    except (TypeError, ValueError):
+        parameters = {}.values()
+    taken = [
+        one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+    ]
+    for name in SIZES[what]:
+        if name in taken:
+            return name
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        return what
+    raise ModelError(
+        f"takes no argument for its {what}",
+        where=source,
+        value=", ".join(taken) or "no arguments",
+        choices=SIZES[what],
+        fix=f"give the function an argument {what}=",
+    )
 
 
 def _own(holder: object, names: list[str]) -> list[str]:

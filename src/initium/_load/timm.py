@@ -5,18 +5,25 @@ timm is imported only when it is asked for. Nothing is ever downloaded: ``pretra
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from initium._load.optional import import_optional
+from initium._load.weightless import weightless
 from initium._model.inputs import example_inputs
 from initium.errors import ModelError, near
 
 __all__ = ["load_timm"]
 
 
-def load_timm(name: str) -> tuple[nn.Module, object, torch.Tensor | None, str]:
+def load_timm(
+    name: str, width: int | None = None, depth: int | None = None
+) -> tuple[nn.Module, object, torch.Tensor | None, str]:
     """The model, a batch of images, random class labels if it classifies, and a note.
+
+    ``width`` and ``depth`` are an ``embed_dim`` and a number of blocks, for models that have them.
 
     Raises:
         DependencyError: timm is not installed.
@@ -33,8 +40,9 @@ def load_timm(name: str) -> tuple[nn.Module, object, torch.Tensor | None, str]:
             choices=near(base, known),
             fix="timm.list_models('*part*') lists what there is",
         )
+    sizes = _sizes(timm, base, width, depth)
     try:
-        model = timm.create_model(base, pretrained=False)
+        model = timm.create_model(base, pretrained=False, **sizes)
     except Exception as error:
         raise ModelError(
             f"timm could not build it: {type(error).__name__}: {error}", where=f"timm:{name}"
@@ -46,3 +54,25 @@ def load_timm(name: str) -> tuple[nn.Module, object, torch.Tensor | None, str]:
     generator = torch.Generator().manual_seed(1)
     labels = torch.randint(classes, (len(images),), generator=generator)
     return model, images, labels, "unit normal images, random class labels"
+
+
+def _sizes(timm: Any, name: str, width: int | None, depth: int | None) -> dict[str, int]:
+    """The arguments that make a vision transformer as wide and as deep; heads keep their size."""
+    if width is None and depth is None:
+        return {}
+    with weightless():
+        model = timm.create_model(name, pretrained=False)
+    before, blocks = getattr(model, "embed_dim", None), getattr(model, "blocks", None)
+    heads = getattr(getattr(next(iter(blocks or ()), None), "attn", None), "num_heads", None)
+    if not isinstance(before, int) or heads is None:
+        raise ModelError(
+            "is not a vision transformer of one width, so that it cannot be made in another size",
+            where=f"timm:{name}",
+            value=type(model).__name__,
+            fix="write a function with arguments width= and depth= that builds it",
+        )
+    sizes = {"depth": depth} if depth is not None else {}
+    if width is not None:
+        sizes["embed_dim"] = width
+        sizes["num_heads"] = max(width * heads // before, 1)
+    return sizes

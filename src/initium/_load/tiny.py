@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["LADDER", "Rung", "shrink"]
+__all__ = ["LADDER", "Rung", "is_width", "shrink"]
 
 VOCABULARY = 1000
 LAYERS = 2
@@ -120,7 +120,7 @@ class _Shrinker:
             return min(value, 2)
         if self.rung.experts and key in ("n_group", "topk_group"):
             return 1
-        if _is_width(key):
+        if is_width(key):
             return self._width(value)
         return value
 
@@ -139,7 +139,7 @@ class _Shrinker:
             for name, value in settings.items()
             if isinstance(value, (list, tuple, str))
             and len(value) == depth > LAYERS
-            and not _is_width(name)
+            and not is_width(name)
         }
         kinds = list(zip(*(map(str, value) for value in per_layer.values()), strict=True))
         kept = _representatives(kinds or [()] * depth, self._fewest(settings))
@@ -180,7 +180,8 @@ class _Shrinker:
         return max(LAYERS, *periods, *lists, 0)
 
 
-def _is_width(key: str) -> bool:
+def is_width(key: str) -> bool:
+    """Whether a setting of this name is a width, which scales with all the others."""
     return bool(_WIDTH.search(key)) and not _NOT_WIDTH.search(key)
 
 

@@ -1,13 +1,15 @@
-"""``predict``: several draws of a model's signal under a plan, and what they have in common.
+"""``predict``: closed forms of a model's signal under a plan, and bands from draws of the model.
 
-The tier behind every number is the lazy draw (:mod:`initium._predict.lazy`): the model's own code,
-with exact conditional laws in place of weights. Not covered yet: closed forms.
+Tiers, each number with its own: the *closed form* (:mod:`initium._predict.field`), exact at
+infinite width; *monte carlo*, where an operator on the way has no closed form and was sampled
+there; and the *lazy draw* (:mod:`initium._predict.lazy`) of the model at its real width, with exact
+conditional laws in place of weights, from which bands come.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -16,7 +18,8 @@ from initium._model.call import map_tensors, must_be_module, tensors
 from initium._model.inputs import example_inputs, must_be_usable
 from initium._plan import Plan
 from initium._plan.fit import must_fit
-from initium._predict.lazy import draw
+from initium._predict.draw import draw
+from initium._predict.realised import realised_plan
 from initium._predict.records import Band, Draw, LayerMoments, LayerPrediction, Prediction
 from initium.errors import InputError
 
@@ -24,12 +27,18 @@ __all__ = ["FEWEST", "predict"]
 
 FEWEST = 3
 """Draws from which a spread can be told."""
+CLOSED_DRAWS = 2
+"""Passes over which closed forms are averaged, for what in them is sampled."""
+LARGE = 1 << 31
+"""Planned elements from which one such pass is enough: what is wide strays little."""
+DEPARTS = 1.5
+"""A factor between closed form and draws that is worth a note, if it is outside the band too."""
 SEEDS = 2**64
 
 
 def predict(
     model: nn.Module,
-    plan: Plan,
+    plan: Plan | None,
     inputs: object = None,
     *,
     targets: object = None,
@@ -39,9 +48,12 @@ def predict(
 ) -> Prediction:
     """What the signal of a model would be after ``plan.apply(model)``, without any weights.
 
-    Each draw runs the model's own code once forward and once backward; a product W x with a large
-    weight is drawn from its exact law given all earlier products. Memory grows with the batch and
-    not with the weights, so that a model of any size can be asked about on the meta device.
+    The model's own code runs forward and backward without its weights; memory grows with the batch
+    alone, so that a model of any size can be asked about on the meta device. In the closed form,
+    products with a weight of variance s^2 and fan n give n s^2 times the second moment, functions
+    f give E[f(z)^2], independent signals add and multiply, and gradients are independent of the
+    signal (``docs/predict.md``). In a lazy draw a product is drawn from its exact law given all
+    earlier products of its weight.
 
     Formulas: for draws q_1 .. q_n of a moment, exp(mean log q); its band for a single start is
     exp(mean log q +- t s sqrt(1 + 1/n)) with s their standard deviation and t the 97.5% point of
@@ -50,17 +62,17 @@ def predict(
     Args:
         model: any module; its parameters may be on the meta device, and are not read unless the
             plan keeps them.
-        plan: of this model.
+        plan: of this model; ``None``: what its own weights measure.
         inputs: one batch: a mapping goes in as ``**``, a tuple as ``*``, anything else as the one
             argument; ``None``: a batch is inferred from the model where it says what it takes.
         targets: for ``loss_fn``, or class indices for a cross-entropy of the output.
         loss_fn: ``loss_fn(output, targets)``; without it and without targets, the model's own
             loss, else a random cotangent.
-        draws: how many samples, at least 3.
+        draws: how many lazy draws the bands rest on: at least 3, or 0 for closed forms alone.
         seed: of the draws; the same seed gives the same prediction.
 
     Raises:
-        PlanError: the plan is none, or one of another model.
+        PlanError: not a plan, or one of another model.
         InputError: no batch, an empty one or one with NaN, or too few draws.
         ModelError: the model does not run on the batch, or not without its weights' values.
 
@@ -71,12 +83,16 @@ def predict(
         >>> 1.6 < found.layers["0"].second_moment < 2.4  # gain 2 for the ReLU that follows
         True
 
-    Source: Lu 2021, Householder Dice, arXiv:2101.07464.
+    Known divergences: at finite width, moments of deep plain nets spread over seeds and their
+    typical value is below the closed form, which is their mean; see ``band``.
+
+    Source: Schoenholz et al. 2017, arXiv:1611.01232 (mean field); Lu 2021, Householder Dice,
+    arXiv:2101.07464 (lazy draws).
     """
     must_be_module(model)
-    must_fit(plan, {})
-    if draws < FEWEST:
-        raise InputError(f"has to be at least {FEWEST}", where="draws", value=draws)
+    plan = realised_plan(model, inputs) if plan is None else must_fit(plan, {})
+    if draws < FEWEST and draws != 0:
+        raise InputError(f"has to be at least {FEWEST}, or 0", where="draws", value=draws)
     if not 0 <= seed < SEEDS:
         raise InputError("has to be from 0 to 2^64 - 1", where="seed", value=seed)
     made_up = inputs is None
@@ -89,27 +105,32 @@ def predict(
                 fix="pass inputs=, one batch as the model takes it",
             )
     must_be_usable(inputs)
-    found = [
-        draw(
-            model,
-            plan,
-            map_tensors(inputs, lambda tensor: tensor.detach().clone()),
-            targets=targets,
-            loss_fn=loss_fn,
-            seed=(seed * draws + number) % SEEDS,
-        )
-        for number in range(draws)
-    ]
-    losses = [one.loss for one in found if one.loss is not None]
+    batch = inputs
+
+    def sampled(number: int, closed: bool = False) -> Draw:
+        own = map_tensors(batch, lambda tensor: tensor.detach().clone())
+        start = (seed * max(draws, 1) + number) % SEEDS
+        return draw(model, plan, own, targets=targets, loss_fn=loss_fn, seed=start, closed=closed)
+
+    large = sum(math.prod(entry.shape) for entry in plan.entries.values()) > LARGE
+    closed = [sampled(n, closed=True) for n in range(1 if large else CLOSED_DRAWS)]
+    lazy = [sampled(number) for number in range(draws)]
+    found = [*closed, *lazy]
+    layers = {
+        name: _layer([one.layers[name] for one in closed], [one.layers[name] for one in lazy])
+        for name in _everywhere(found)
+    }
+    losses = [one.loss for one in lazy or closed if one.loss is not None]
+    notes = dict.fromkeys(note for one in found for note in one.notes)
     return Prediction(
         model=type(model).__name__,
         plan=plan.recipe,
-        layers={name: _layer([one.layers[name] for one in found]) for name in _everywhere(found)},
-        loss=sum(losses) / draws if losses else None,
-        loss_band=_spread(losses) if losses else None,
+        layers=layers,
+        loss=sum(losses) / len(losses) if losses else None,
+        loss_band=_spread(losses) if losses and lazy else None,
         draws=draws,
         batch=_batch(inputs, made_up),
-        notes=tuple(dict.fromkeys(note for one in found for note in one.notes)),
+        notes=(*notes, *_departures(layers)),
     )
 
 
@@ -118,26 +139,69 @@ def _everywhere(draws: Sequence[Draw]) -> list[str]:
     return [name for name in draws[0].layers if all(name in one.layers for one in draws)]
 
 
-def _layer(found: Sequence[LayerMoments]) -> LayerPrediction:
-    first = found[0]
-    forward, band = _geometric([one.second_moment for one in found])
-    gradients = [one.grad_second_moment for one in found if one.grad_second_moment is not None]
-    backward, grad_band = _geometric(gradients) if len(gradients) == len(found) else (None, None)
+def _layer(closed: Sequence[LayerMoments], lazy: Sequence[LayerMoments]) -> LayerPrediction:
+    first = closed[0]
+    typical, _ = _geometric([one.second_moment for one in closed])
+    back, _ = _geometric(_gradients(closed))
+    forward, band = _geometric([one.second_moment for one in lazy])
+    backward, grad_band = _geometric(_gradients(lazy))
+    assert typical is not None
     return LayerPrediction(
         name=first.name,
         module_type=first.module_type,
         order=first.order,
         shape=first.shape,
-        mean=sum(one.mean for one in found) / len(found),
-        second_moment=forward,
+        mean=sum(one.mean for one in lazy or closed) / len(lazy or closed),
+        second_moment=typical if forward is None else forward,
         band=band,
-        grad_second_moment=backward,
+        closed=typical,
+        tier=first.tier,
+        grad_second_moment=back if not lazy else backward,
         grad_band=grad_band,
+        grad_closed=back,
+        grad_tier=first.grad_tier,
     )
 
 
-def _geometric(values: Sequence[float]) -> tuple[float, Band]:
+def _gradients(found: Sequence[LayerMoments]) -> list[float]:
+    """One of each, or nothing where one has none."""
+    values = [one.grad_second_moment for one in found if one.grad_second_moment is not None]
+    return values if len(values) == len(found) else []
+
+
+def _departures(layers: Mapping[str, LayerPrediction]) -> list[str]:
+    """Where the closed form lies outside the band of the draws, and by far."""
+    notes = []
+    for label, pairs in (
+        ("signal", [(n, one.closed, one.second_moment, one.band) for n, one in layers.items()]),
+        (
+            "gradient",
+            [
+                (n, one.grad_closed, one.grad_second_moment, one.grad_band)
+                for n, one in layers.items()
+            ],
+        ),
+    ):
+        far = {
+            name: closed / typical
+            for name, closed, typical, band in pairs
+            if closed and typical and band is not None
+            and not band.low <= closed <= band.high
+            and abs(math.log(closed / typical)) > math.log(DEPARTS)
+        }  # fmt: skip
+        if far:
+            name = max(far, key=lambda name: abs(math.log(far[name])))
+            notes.append(
+                f"the closed form of the {label} lies outside the band of the draws in {len(far)} "
+                f"of {len(pairs)} modules, by a factor of {far[name]:.2g} in {name or 'the model'}"
+            )
+    return notes
+
+
+def _geometric(values: Sequence[float]) -> tuple[float | None, Band | None]:
     """The geometric mean, and the band of the logarithms; zero where all are zero."""
+    if not values:
+        return None, None
     if not all(0 < value < math.inf for value in values):
         return sum(values) / len(values), Band(min(values), max(values))
     logs = [math.log(value) for value in values]

@@ -14,13 +14,17 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from initium._model.call import first_floating
 from initium._model.moments import Moments
 from initium._model.names import named_modules
 from initium._predict.records import LayerMoments
 
-__all__ = ["Gauge"]
+__all__ = ["CLOSED", "LAZY", "SAMPLED", "Gauge", "weaker"]
+
+CLOSED, SAMPLED, LAZY = "closed form", "monte carlo", "lazy draw"
+"""Tiers: what moments rest on."""
 
 
 @dataclass(slots=True)
@@ -30,6 +34,8 @@ class _Layer:
     order: int
     shape: tuple[int, ...]
     calls: int = 0
+    tier: str = ""
+    grad_tier: str = ""
     forward: Moments = field(default_factory=Moments)
     backward: Moments = field(default_factory=Moments)
 
@@ -45,6 +51,8 @@ class _Layer:
             mean=forward.per_element(forward.total),
             second_moment=forward.per_element(forward.squares),
             grad_second_moment=gradient,
+            tier=self.tier,
+            grad_tier=self.grad_tier,
         )
 
 
@@ -58,11 +66,24 @@ class _Seen:
     layers: list[_Layer]
 
 
-class Gauge:
-    """Hooks for one forward and backward pass of a model."""
+def weaker(one: str, other: str) -> str:
+    """The weaker of two tiers."""
+    return SAMPLED if SAMPLED in (one, other) else other
 
-    def __init__(self, model: nn.Module) -> None:
+
+class Gauge:
+    """Hooks for one forward and backward pass of a model.
+
+    Args:
+        model: whose modules are measured.
+        tier: what the moments of a tensor rest on.
+    """
+
+    def __init__(
+        self, model: nn.Module, tier: Callable[[torch.Tensor], str] = lambda tensor: LAZY
+    ) -> None:
         self.model = model
+        self.tier = tier
         self.found: dict[str, _Layer] = {}
         self.seen: dict[int, _Seen] = {}
         self.handles: list[Any] = []
@@ -99,19 +120,26 @@ class Gauge:
             layer = self.found[name] = _Layer(name, kind, len(self.found), shape)
         seen = self.seen.get(id(tensor))
         if seen is None or seen.reference() is not tensor or seen.version != tensor._version:
-            seen = _Seen(weakref.ref(tensor), tensor._version, Moments.of(tensor), [])
+            seen = _Seen(weakref.ref(tensor), tensor._version, _moments(tensor), [])
             self.seen[id(tensor)] = seen
             if tensor.requires_grad:
-                self.handles.append(tensor.register_hook(_gradient(seen.layers)))
+                self.handles.append(tensor.register_hook(self._gradient(seen.layers)))
         seen.layers.append(layer)
         layer.calls += 1
         layer.forward.add(seen.sums)
+        layer.tier = weaker(layer.tier, self.tier(tensor))
+
+    def _gradient(self, layers: list[_Layer]) -> Callable[[torch.Tensor], None]:
+        def hook(gradient: torch.Tensor) -> None:
+            sums = _moments(gradient)
+            for layer in layers:
+                layer.backward.add(sums)
+                layer.grad_tier = weaker(layer.grad_tier, self.tier(gradient))
+
+        return hook
 
 
-def _gradient(layers: list[_Layer]) -> Callable[[torch.Tensor], None]:
-    def hook(gradient: torch.Tensor) -> None:
-        sums = Moments.of(gradient)
-        for layer in layers:
-            layer.backward.add(sums)
-
-    return hook
+def _moments(tensor: torch.Tensor) -> Moments:
+    """Below the modes of a draw: what is measured is no part of the model."""
+    with _disable_current_modes():
+        return Moments.of(tensor)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 __all__ = ["Band", "Draw", "LayerMoments", "LayerPrediction", "Prediction"]
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +16,8 @@ class LayerMoments:
     """The first floating tensor of a module's output, averaged over its calls.
 
     ``mean`` E[x], ``second_moment`` E[x^2], ``grad_second_moment`` E[(dL/dx)^2]; ``None`` where no
-    gradient arrived. All over all elements of the tensor.
+    gradient arrived. All over all elements of the tensor. ``tier`` and ``grad_tier`` say what they
+    rest on.
     """
 
     name: str
@@ -27,6 +28,8 @@ class LayerMoments:
     mean: float
     second_moment: float
     grad_second_moment: float | None = None
+    tier: str = ""
+    grad_tier: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +56,15 @@ class Band:
 class LayerPrediction:
     """What the output of one module is predicted to be.
 
-    Moments are those of :class:`LayerMoments`. ``second_moment`` and ``grad_second_moment`` are
-    geometric means over draws: their spread over seeds is multiplicative.
+    Moments are those of :class:`LayerMoments`.
+
+    Attributes:
+        second_moment, grad_second_moment: geometric means over draws, as their spread over seeds is
+            multiplicative; without draws, the closed forms.
+        band, grad_band: of single starts, ``None`` without draws.
+        closed, grad_closed: at infinite width; a gradient's is ``None`` where none arrives.
+        tier, grad_tier: what those rest on: ``closed form``, or ``monte carlo`` where an operator
+            on the way has none and was sampled.
     """
 
     name: str
@@ -63,9 +73,13 @@ class LayerPrediction:
     shape: tuple[int, ...]
     mean: float
     second_moment: float
-    band: Band
+    band: Band | None
+    closed: float
+    tier: str
     grad_second_moment: float | None = None
     grad_band: Band | None = None
+    grad_closed: float | None = None
+    grad_tier: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +87,9 @@ class Prediction:
     """The signal of a model under a plan, without its weights.
 
     ``layers`` by module in execution order; ``loss`` the first loss and ``loss_band`` its band,
-    ``None`` without a loss; ``draws`` how many samples it rests on; ``notes`` where a law was not
-    exact. ``print(prediction)`` shows a table, repeated blocks folded.
+    ``None`` without a loss or without draws; ``draws`` how many lazy ones it rests on; ``notes``
+    where a law was not exact, or closed forms depart from draws.
+    ``print(prediction)`` shows a table, repeated blocks folded.
     """
 
     model: str
@@ -87,7 +102,7 @@ class Prediction:
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> str:
-        """Everything, as JSON text: ``{"initium": "prediction", "version": 1, "layers": ...}``."""
+        """Everything, as JSON text: ``{"initium": "prediction", "version": 2, "layers": ...}``."""
         from initium._plain import plain
 
         data = {"initium": "prediction", "version": VERSION}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 from rich.console import RenderableType
@@ -18,30 +19,30 @@ def prediction_table(prediction: Prediction, width: int | None = None) -> str:
     A module that only passes on what the one before it returned has no line.
     """
     shown = _shown(list(prediction.layers.values()))
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for group in fold((one.name, one.module_type) for one in shown):
         layers = [prediction.layers[name] for name in group.names]
-        rows.append(
-            (
-                group.pattern or "(the model)",
-                layers[0].module_type,
-                _path([one.second_moment for one in layers]),
-                _within([one.band for one in layers]),
-                _path([one.grad_second_moment for one in layers]),
-            )
+        spread = (_spread([one.band for one in layers if one.band]),) if prediction.draws else ()
+        forward, backward = (
+            _path([one.second_moment for one in layers]),
+            _path([one.grad_second_moment for one in layers]),
         )
-    columns = ("name", "type", "E[x^2]", "95% of starts", "E[grad^2]")
-    right = ("E[x^2]", "95% of starts", "E[grad^2]")
-    body = table(columns, rows, right=right, whole=right, width=width)
+        rows.append((group.pattern or "(the model)", forward, *spread, backward, _tiers(layers)))
+    right = ("E[x^2]", *(("95% within",) if prediction.draws else ()), "E[grad^2]")
+    columns = ("name", *right, "by")
+    body = table(columns, rows, right=right, whole=(*right, "by"), width=width)
+    source = f"{prediction.draws} lazy draws" if prediction.draws else "closed forms"
     heading = (
-        f"{prediction.model} under {prediction.plan}: predicted from "
-        f"{prediction.draws} draws, batch {prediction.batch}"
+        f"{prediction.model} under {prediction.plan}: predicted from {source}, "
+        f"batch {prediction.batch}"
     )
     parts: list[RenderableType] = [heading, "", body]
-    if prediction.loss is not None and prediction.loss_band is not None:
-        band = prediction.loss_band
-        low, high = number(band.low, 4), number(band.high, 4)
-        parts += ["", f"first loss {number(prediction.loss, 4)}, 95% of starts {low} .. {high}"]
+    if prediction.loss is not None:
+        line, band = f"first loss {number(prediction.loss, 4)}", prediction.loss_band
+        if band is not None:
+            line += f", 95% of starts {number(band.low, 4)} .. {number(band.high, 4)}"
+        parts += ["", line]
+    parts.append("by: c closed form, m monte carlo; for the signal and for the gradient")
     parts += [f"note: {note}" for note in _folded(prediction.notes)]
     return render(*parts, width=width)
 
@@ -66,11 +67,18 @@ def _folded(notes: tuple[str, ...]) -> list[str]:
     return [*rest, *(f"{group.pattern}: {texts[group.names[0]]}" for group in named)]
 
 
+def _tiers(layers: list[LayerPrediction]) -> str:
+    """The initials of the tiers of the signal and of the gradient."""
+    found = [{one.tier[:1] for one in layers}, {one.grad_tier[:1] or "-" for one in layers}]
+    return "/".join("m" if "m" in initials else min(initials) for initials in found)
+
+
 def _path(values: list[float | None]) -> str:
     first, last = values[0], values[-1]
-    return number(first) if len(values) == 1 else f"{number(first)} -> {number(last)}"
+    return number(first) if len(values) == 1 else f"{number(first, 2)} -> {number(last, 2)}"
 
 
-def _within(bands: list[Band]) -> str:
-    low, high = min(band.low for band in bands), max(band.high for band in bands)
-    return f"{number(low, 2)} .. {number(high, 2)}"
+def _spread(bands: list[Band]) -> str:
+    """The largest factor within which 95% of starts lie, either way."""
+    factors = [math.sqrt(band.high / band.low) for band in bands if band.low > 0]
+    return f"x {number(max(factors), 3)}" if factors else ""

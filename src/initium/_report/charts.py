@@ -11,7 +11,18 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["HEIGHT", "WIDTH", "Scale", "Tick", "curve", "dots", "marks", "scale", "sideways"]
+__all__ = [
+    "HEIGHT",
+    "WIDTH",
+    "Scale",
+    "Tick",
+    "area",
+    "curve",
+    "dots",
+    "marks",
+    "scale",
+    "sideways",
+]
 
 WIDTH = 1000.0
 HEIGHT = 100.0
@@ -101,6 +112,20 @@ def curve(values: Values, scale: Scale, along: Iterable[int]) -> str:
         parts.append(f"{'L' if pen else 'M'}{_point(index, up, len(values))}")
         pen = True
     return "".join(parts)
+
+
+def area(lows: Values, highs: Values, scale: Scale, along: Iterable[int]) -> str:
+    """The closed path between two curves, through the layers ``along`` where both have a value."""
+    count = len(lows)
+    known = [
+        (index, bottom, top)
+        for index in along
+        if (bottom := scale.at(lows[index])) is not None
+        and (top := scale.at(highs[index])) is not None
+    ]
+    there = [_point(index, top, count) for index, _, top in known]
+    back = [_point(index, bottom, count) for index, bottom, _ in reversed(known)]
+    return f"M{'L'.join((*there, *back))}Z" if known else ""
 
 
 def dots(values: Values, scale: Scale, along: Iterable[int]) -> str:

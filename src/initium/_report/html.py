@@ -42,13 +42,14 @@ _TEMPLATES = FilePath(__file__).parent / "templates"
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One measure in one chart: its name, its style, its curve, its other points."""
+    """One measure in one chart: its name, its style, its curve, its other points, a band."""
 
     label: str
     style: str
     curve: str
     dots: str
     broken: tuple[float, ...]
+    band: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from initium._report.deep import Deep
 from initium._types import Severity
 
 __all__ = [
     "SEVERITIES",
+    "AttentionRecord",
+    "BranchRecord",
     "Finding",
     "LayerRecord",
     "LossRecord",
     "ParameterRecord",
+    "RangeRecord",
     "Report",
 ]
 
@@ -55,6 +59,12 @@ class LayerRecord:
     variance between the samples of the batch (``None`` for a batch of one), ``grad_second_moment``
     E[(dL/dx)^2] (``None`` where no gradient arrived). ``weight`` names the matrix that the module
     itself holds, if it holds one.
+
+    Of modules with a matrix or a norm: ``input_second_moment`` E[x^2] of the first floating tensor
+    that they are given. Of modules with a matrix: ``channel_mean``, the part of E[x^2] that lies in
+    the channels' means, sum_c E[x_c]^2 / sum_c E[x_c^2]. Of outputs [samples, tokens, width] of
+    embeddings and containers: ``token_cosine``, the mean cosine between two tokens of one sample.
+    ``saturated`` is the part of the values of a tanh or sigmoid in its flat ends.
     """
 
     name: str
@@ -73,6 +83,16 @@ class LayerRecord:
     dead_units: float | None = None
     saturated: float | None = None
     weight: str | None = None
+    input_second_moment: float | None = None
+    channel_mean: float | None = None
+    token_cosine: float | None = None
+
+    @property
+    def gain(self) -> float | None:
+        """E[out^2] / E[in^2]; ``None`` where either is unknown or zero."""
+        if not self.input_second_moment or self.second_moment == 0.0:
+            return None
+        return self.second_moment / self.input_second_moment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +136,61 @@ class LossRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionRecord:
+    """The softmaxes of one module whose result is multiplied by values, on a sample of their rows.
+
+    Only keys that the mask allows count. ``keys`` is the largest number of them in one row;
+    ``logit_std`` the root of the mean variance of the logits within a row; ``entropy`` the mean of
+    H / ln n over rows of n > 1 keys, 1 for a uniform row; ``peak`` the mean largest probability.
+    ``scale`` is the factor on the products of queries and keys in units of 1/sqrt(head dimension),
+    where it can be seen.
+    """
+
+    name: str
+    order: int
+    calls: int
+    keys: int
+    logit_std: float
+    entropy: float
+    peak: float
+    causal: bool = False
+    scale: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BranchRecord:
+    """One sum of a residual stream: second moments of stream, branch, and their sum.
+
+    ``weight`` is the matrix that ends the branch; ``stream`` and ``depth`` count as in the view.
+    """
+
+    weight: str
+    stream: int
+    depth: int
+    before: float
+    branch: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RangeRecord:
+    """What a number format would lose of what was measured, as parts of the non-zero elements.
+
+    ``overflow``: beyond the largest number. ``subnormal``: below the smallest normal one.
+    ``lost``: rounded to zero. ``worst`` names the tensor that would lose most, ``worst_lost`` its
+    part that overflows or is lost. All on a sample of every tensor.
+    """
+
+    what: str
+    dtype: str
+    overflow: float
+    subnormal: float
+    lost: float
+    worst: str = ""
+    worst_lost: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """The verdict of a check, with everything it rests on.
 
@@ -134,6 +209,10 @@ class Report:
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    deep: Deep | None = None
+    attention: tuple[AttentionRecord, ...] = ()
+    branches: tuple[BranchRecord, ...] = ()
+    ranges: tuple[RangeRecord, ...] = ()
 
     @property
     def ok(self) -> bool:

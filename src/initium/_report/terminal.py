@@ -67,6 +67,8 @@ def _parts(report: Report, width: int) -> Iterable[RenderableType]:
         yield _finding(finding)
     yield ""
     yield _labelled("loss", loss_sentence(report.loss))
+    for label, text in report.deep.lines() if report.deep is not None else ():
+        yield _labelled(label, text)
     for note in report.notes:
         yield _labelled("note", note)
     if report.layers:

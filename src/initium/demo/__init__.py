@@ -30,17 +30,20 @@ NAMES = ("mlp-<activation>-<depth>[-<width>]", "convnet", "resnet", "vit", "gpt[
 
 WIDTH = 512
 MAX_DEPTH, MAX_WIDTH = 1000, 8192
+_DEPTHS = {"convnet": "depth", "resnet": "blocks"}
 
 
 Demo = tuple[nn.Module, torch.Tensor, torch.Tensor, None]
 """A model, a batch of real data, and ``None``: the loss is cross-entropy on the logits."""
 
 
-def build(name: str) -> Demo:
+def build(name: str, width: int | None = None, depth: int | None = None) -> Demo:
     """The demo model ``name``, freshly built from torch's global generator, with its batch.
 
     Args:
         name: one of :data:`NAMES`, with or without a leading ``demo:``.
+        width, depth: instead of its own: units or channels, and layers (blocks of a stage for
+            ``resnet``).
 
     Raises:
         ModelError: no such demo, or a size out of range; the message lists the choices.
@@ -52,19 +55,22 @@ def build(name: str) -> Demo:
     """
     family, *options = name.removeprefix("demo:").split("-")
     if family == "mlp" and len(options) in (2, 3) and options[0] in models.ACTIVATIONS:
-        depth = _size(name, "depth", options[1], MAX_DEPTH)
-        width = _size(name, "width", options[2], MAX_WIDTH) if options[2:] else WIDTH
+        depth = _size(name, "depth", str(depth or options[1]), MAX_DEPTH)
+        width = _size(name, "width", str(width or "".join(options[2:]) or WIDTH), MAX_WIDTH)
         return models.mlp(options[0], depth, width), *digits(flat=True), None
+    sizes = {"width": width, _DEPTHS.get(family, "layers"): depth}
+    chosen = {key: size for key, size in sizes.items() if size is not None}
     if family == "gpt" and len(options) <= 1:
         layers = _size(name, "number of layers", options[0], MAX_DEPTH) if options else 6
-        return models.GPT(len(ALPHABET), layers=layers), *text_batch(), None
-    plain: dict[str, Callable[[], nn.Module]] = {
+        model = models.GPT(len(ALPHABET), **({"layers": layers} | chosen))
+        return model, *text_batch(), None
+    plain: dict[str, Callable[..., nn.Module]] = {
         "convnet": models.ConvNet,
         "resnet": models.ResNet,
         "vit": models.ViT,
     }
     if family in plain and not options:
-        return plain[family](), *digits(), None
+        return plain[family](**chosen), *digits(), None
     if family == "mlp" and len(options) in (2, 3):
         meant = near(options[0], models.ACTIVATIONS)
         raise ModelError(

@@ -1,14 +1,20 @@
-"""``auto``: every parameter's start derived from its place in the data flow."""
+"""``auto``: every parameter's start derived from its place in the data flow.
+
+What is predicted is in :mod:`initium.recipes._signal`, what plain nets need in
+:mod:`initium.recipes._chains`; here it becomes specs with their reasons. ``docs/auto.md`` derives
+the rules.
+"""
 
 from __future__ import annotations
 
 import math
 
-from initium._plan.layout import per_matrix
+from initium._plan.layout import HELD, Matrix, per_matrix
 from initium._plan.recipe import Recipe
 from initium._plan.rules import Choice, Rule
 from initium._scheme import schemes
 from initium._types import ModelView, ParameterView
+from initium.recipes._chains import Link, chain_of, warnings
 from initium.recipes._shared import (
     BASICS,
     FROZEN_POSITIONS,
@@ -16,13 +22,14 @@ from initium.recipes._shared import (
     SMALL,
     branches,
     fan_text,
-    gain_text,
 )
-from initium.spec import Normal
+from initium.recipes._signal import LOGIT_STD, Signal, branch_of, logit_factor, signals
+from initium.spec import DeltaOrthogonal, Mirrored, Normal, Orthogonal, Spec
 
 __all__ = ["auto"]
 
-LOGIT_STD = 0.2
+WIDE = 25
+"""Taps above which a convolution fills all of them: its field is usually all that it reads."""
 
 
 def auto() -> Recipe:
@@ -30,13 +37,21 @@ def auto() -> Recipe:
 
     Formula, by role:
 
-    - matrices: N(0, g / fan_in) with g = 1 / E[phi(z)^2] of the activation that follows; of a
-      gated pair only the activated half gets g. The last matrix of a residual branch is divided
-      by sqrt(number of branches on its stream): the stream at most doubles its variance.
-    - head and router: std 0.2 / sqrt(fan_in), so that the logits have std 0.2 for unit input and
-      the first loss exceeds ln C by about 0.02.
+    - matrices: N(0, K / (fan_in q)), where q is the second moment of what the matrix reads and K
+      that of its outputs at which E[phi(z)^2] = 1 behind the activation that follows: 2 for ReLU,
+      2.16 for GELU, and 1 where phi is bounded or there is none. What a sigmoid gate takes, the
+      matrix that it multiplies makes up for.
+    - the last matrix of a residual branch: / sqrt(branches on its stream); of a branch without
+      norms, with L branches and m matrices in sequence: / sqrt(L), the others
+      x L^(-1 / (2m - 2)).
+    - queries and keys: x (head_dim scale^2)^(-1/4) where their logits would exceed variance one.
+    - plain nets whose log q would spread over seeds by a variance above 0.25, or whose gradient
+      would change by more than 1.6 end to end: mirrored orthogonal (looks linear) where
+      phi(x) - phi(-x) is a straight line, else small and orthogonal.
+    - head and router: std 0.2 / sqrt(fan_in q), so that the logits have std 0.2 and the first loss
+      exceeds ln C by about 0.02.
     - embedding: N(0, 1), as a lookup has fan_in 1; one that is tied or used again, as a head is:
-      std 0.2 / sqrt(width), for small logits after the final normalisation.
+      std 0.2 / sqrt(width) where a normalisation follows, sqrt(0.2) / width^(1/4) where none does.
     - position: half the std of the token embedding (the ratio of GPT-2, 0.01 to 0.02), and
       N(0, 0.02^2) where there is none, as in ViT; token (class, mask, register): N(0, 0.02^2).
     - recurrent: input xavier and hidden orthogonal per gate; modulation N(0, 0.02^2).
@@ -45,11 +60,13 @@ def auto() -> Recipe:
 
     When to use: a new architecture trained from scratch.
 
-    Source: He et al. 2015, arXiv:1502.01852, with the exact gains; the branch factor is that of the
-    GPT-2 paper (Radford et al. 2019), 1/sqrt(N) over residual layers.
+    Source: He et al. 2015, arXiv:1502.01852, with the exact moments; Radford et al. 2019 (GPT-2)
+    for 1/sqrt(branches); Zhang et al. 2019, arXiv:1901.09321 (Fixup); Balduzzi et al. 2017,
+    arXiv:1702.08591 (looks linear); Hanin & Rolnick 2018, arXiv:1803.01719 (the spread).
 
-    Known divergences: fan, gain and branches are all it looks at; it does not yet solve for
-    attention logits, batch statistics or very deep plain nets.
+    Known divergences: Fixup has zeros in the last matrix; here it is small, so that every matrix
+    learns from the first step. Behind pooling, attention and sums the signal counts as 1; batch
+    statistics are not solved for.
 
     Example:
         >>> auto().text
@@ -70,51 +87,160 @@ def auto() -> Recipe:
         ),
         Rule(_auto_matrix, role=MATRICES),
     )
-    return Recipe("auto", (*rules, *BASICS))
+    return Recipe("auto", (*rules, *BASICS), suits=warnings)
 
 
 def _auto_matrix(view: ParameterView, model: ModelView) -> Choice:
-    """normal(sqrt(gain / fan_in)); / sqrt(branches) where it writes to a residual stream."""
-    count = branches(view)
-    spec = per_matrix(
-        view, lambda matrix: schemes.variance_scaling(matrix.gain / count, matrix.fan_in)
-    )
-    reason = f"Keeps the signal: fan_in {fan_text(view)}, {gain_text(view)}"
-    if count > 1:
-        reason += f"; 1/sqrt({count}) as one of {count} branches that write to its stream"
-    return Choice(spec, f"{reason}.")
+    """normal(sqrt(K / (fan_in q))); / sqrt(branches) where it writes to a residual stream."""
+    signal = signals(model)[view.name]
+    spec, told = _drawn(view, model, signal)
+    chain = chain_of(view, model)
+    straight = chain is not None and chain.links[view.name].kind == "mirrored"
+    reasons = [f"{told}: {_moments(view, signal, straight)}", *_shares(view, model)]
+    return Choice(spec, f"{'; '.join(reasons)}.")
 
 
 def _auto_head(view: ParameterView, model: ModelView) -> Choice:
-    """normal(0.2 / sqrt(fan_in)); a head that is tied as its embedding."""
+    """normal(0.2 / sqrt(fan_in q)); a head that is tied as its embedding."""
     if view.role == "head" and view.aliases:
         return _tied(view)
-    spec = per_matrix(view, lambda matrix: schemes.variance_scaling(LOGIT_STD**2, matrix.fan_in))
+    signal = signals(model)[view.name]
+    spec, _ = _drawn(view, model, signal)
     what = "routing stays undecided" if view.role == "router" else "the first loss is near ln C"
     return Choice(
-        spec, f"Logits of std {LOGIT_STD} for unit input (fan_in {fan_text(view)}): {what}."
+        spec,
+        f"Logits of std {LOGIT_STD}, fan_in {fan_text(view)}: {_number(signal.before)} before, "
+        f"{_number(LOGIT_STD**2)} after, so {what}.",
     )
+
+
+# Matrices ----------------------------------------------------------------------------------------
+
+
+def _drawn(view: ParameterView, model: ModelView, signal: Signal) -> tuple[Spec, str]:
+    """The spec of a matrix, and what it does in words."""
+    chain = chain_of(view, model)
+    if chain is not None and chain.links[view.name].kind != "gaussian":
+        link = chain.links[view.name]
+        names = list(chain.links)
+        place = names.index(view.name)
+        read = chain.links[names[place - 1]].aim * link.slope**2 if link.inputs else signal.before
+        aim = LOGIT_STD**2 if view.role == "head" else link.aim
+        return _orthogonal(view, link, aim / read), _told(link, chain.spread, len(names))
+    variances = iter(_own(view, model, signal))
+
+    def gaussian(matrix: Matrix) -> Spec:
+        return schemes.variance_scaling(next(variances), matrix.fan_in)
+
+    return per_matrix(view, gaussian), f"Keeps the signal, fan_in {fan_text(view)}"
+
+
+def _own(view: ParameterView, model: ModelView, signal: Signal) -> tuple[float, ...]:
+    """The variances of a matrix; of one block of a fused matrix that stands alone, that one."""
+    whole = model.parameters[view.name]
+    if whole.role == view.role:
+        return signal.variances
+    labels = [block.label for block in whole.blocks if not block.stacked]
+    return tuple(
+        value
+        for label, value in zip(labels, signal.variances, strict=True)
+        if HELD.get(label) == view.role
+    )
+
+
+def _orthogonal(view: ParameterView, link: Link, factor: float) -> Spec:
+    """An orthogonal spec that multiplies the second moment of what it reads by ``factor``."""
+    taps = math.prod(view.shape[2:])
+    whole = taps == view.stride or taps > WIDE or view.source == "input"
+    rows = view.shape[0] // (1 + link.outputs)
+    columns = view.shape[1] // (1 + link.inputs) * (taps if whole else 1)
+    gain = math.sqrt(factor * max(rows, columns) / columns)
+    spec: Spec = Orthogonal(gain) if whole else DeltaOrthogonal(gain)
+    axes = (0,) * link.outputs + (1,) * link.inputs
+    return Mirrored(spec, axes) if axes else spec
+
+
+def _told(link: Link, spread: float, layers: int) -> str:
+    why = (
+        f"{layers} plain layers, where Gaussian ones would spread log q by {math.sqrt(spread):.2g}"
+    )
+    if link.kind == "mirrored":
+        return f"Looks linear, orthogonal in mirrored pairs, as one of {why}"
+    return f"Orthogonal, as one of {why}"
+
+
+def _moments(view: ParameterView, signal: Signal, straight: bool) -> str:
+    """The second moments before and after, and what becomes of the gradient: nothing where mirrored
+    units make a chain straight."""
+    named = view.activation or next((b.activation for b in view.blocks if b.activation), None)
+    after = f" the norm and the {named}" if view.norm_after and named else f" the {named}"
+    text = f"{_number(signal.before)} before, {_number(signal.after)} after{after if named else ''}"
+    if math.isnan(signal.backward) or view.norm_after:
+        return text
+    return f"{text}; backward x{_number(1.0 if straight else signal.backward)}"
+
+
+def _shares(view: ParameterView, model: ModelView) -> list[str]:
+    """What scales a matrix besides its own signal."""
+    told = []
+    branch = branch_of(view, model)
+    count = branches(view)
+    if branch is not None:
+        power = "1/2" if branch.writer else f"1/{2 * branch.matrices - 2}"
+        told.append(
+            f"x {branch.total}^(-{power}), as one of {branch.matrices} on a branch without norms"
+        )
+    elif count > 1:
+        told.append(f"1/sqrt({count}) as one of {count} branches that write to its stream")
+    if logit_factor(view) < 1 and (view.role != "attn_qkv" or view.blocks):
+        what = "attention that does not divide its logits enough"
+        told.append(f"queries and keys x {_number(logit_factor(view) ** 0.5)}, for {what}")
+    return told
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if 0.005 <= value < 1000 else f"{value:.2g}"
+
+
+# Tables ------------------------------------------------------------------------------------------
 
 
 def _auto_embedding(view: ParameterView, model: ModelView) -> Choice:
     """normal(1); normal(0.2 / sqrt(width)) if it is tied or used again."""
     if view.is_tied:
         return _tied(view)
-    if any(other.is_tied for other in _tables(view, model)):
-        std = LOGIT_STD / math.sqrt(view.shape[-1])
-        spec = Normal(std)
+    tied = next((other for other in _tables(view, model) if other.is_tied), None)
+    if tied is not None:
+        spec = Normal(_tied_std(tied))
         return Choice(spec, "The std of the tied table, to which it may be added.")
-    spec = Normal(1.0)
-    return Choice(spec, "A lookup adds up one row, so unit rows start the stream at variance one.")
+    return Choice(
+        Normal(1.0), "A lookup adds up one row, so unit rows start the stream: 1.00 after."
+    )
 
 
 def _tied(view: ParameterView) -> Choice:
+    """One std for both uses: the logits decide, and what follows the lookup makes up for it."""
+    std, width = _tied_std(view), view.shape[-1]
+    if _is_normed(view):
+        told = f"{LOGIT_STD}/sqrt(width {width}), for small logits from it as a head; the first "
+        told += f"norm makes up for rows of {_number(std**2)}"
+    else:
+        told = f"sqrt({LOGIT_STD})/(width {width})^(1/4), for small logits of rows that no norm "
+        told += f"rescales: {_number(std**2)} after it as a table"
+    return Choice(Normal(std), f"Tied or used again: {told}, {_number(LOGIT_STD**2)} as a head.")
+
+
+def _tied_std(view: ParameterView) -> float:
+    """std^2 width q = 0.2^2, with q = 1 behind a norm and q = std^2 where there is none."""
     width = view.shape[-1]
-    spec = Normal(LOGIT_STD / math.sqrt(width))
-    return Choice(
-        spec,
-        f"Tied or used again: {LOGIT_STD}/sqrt(width {width}), for small logits from it as a head.",
-    )
+    if _is_normed(view):
+        return LOGIT_STD / math.sqrt(width)
+    return math.sqrt(LOGIT_STD) / width**0.25
+
+
+def _is_normed(view: ParameterView) -> bool:
+    """Whether it reads a norm as a head; where that was not seen, it is assumed."""
+    return view.source in ("norm", "")
 
 
 def _tables(view: ParameterView, model: ModelView) -> list[ParameterView]:
@@ -128,13 +254,13 @@ def _tables(view: ParameterView, model: ModelView) -> list[ParameterView]:
 
 def _auto_position(view: ParameterView, model: ModelView) -> Choice:
     """Half the std of the embedding; normal(0.02) without one."""
-    stds = [
-        LOGIT_STD / math.sqrt(other.shape[-1]) if other.is_tied else 1.0
-        for other in _tables(view, model)
-    ]
+    stds = [_tied_std(other) if other.is_tied else 1.0 for other in _tables(view, model)]
     if not stds:
         return Choice(Normal(SMALL), "Positions start small beside the patches, as in ViT.")
     return Choice(Normal(min(stds) / 2), "Half the std of the token embedding, the ratio of GPT-2.")
+
+
+# Recurrent ---------------------------------------------------------------------------------------
 
 
 def _recurrent_hidden(view: ParameterView, model: ModelView) -> Choice:

@@ -1,5 +1,1 @@
-"""Lazy draws: the model's own code without its weights, each product drawn when it is asked for."""
-
-from initium._predict.lazy.api import draw
-
-__all__ = ["draw"]
+"""Weights that are never made: each product is drawn, from its exact law, when it is asked for."""

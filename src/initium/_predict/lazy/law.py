@@ -24,15 +24,32 @@ RESOLUTION = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 
 class Law:
-    """A random ``rows x columns`` matrix, known by its products so far."""
+    """A random ``rows x columns`` matrix, known by its products so far.
+
+    Args:
+        even: a new direction is mapped to a vector of exactly the expected length, orthogonal to
+            those of the directions that are new with it: products have the lengths and angles of
+            infinite width, as far as there is room for them.
+    """
 
     def __init__(
-        self, rows: int, columns: int, generator: torch.Generator, dtype: torch.dtype
+        self,
+        rows: int,
+        columns: int,
+        generator: torch.Generator,
+        dtype: torch.dtype,
+        even: bool = False,
     ) -> None:
         self.sizes = (columns, rows)
         self.generator = generator
         self.dtype = dtype
+        self.even = even
         self.forget()
+
+    @property
+    def variance(self) -> float:
+        """Of an element."""
+        raise NotImplementedError
 
     def forget(self) -> None:
         """Free what is known; the next product is that of a new matrix."""
@@ -81,6 +98,10 @@ class Gaussian(Law):
     def seen(self) -> int:
         return sum(map(len, self.bases))
 
+    @property
+    def variance(self) -> float:
+        return 1.0
+
     def product(self, x: torch.Tensor, side: int) -> torch.Tensor:
         old, fresh, new = split(x, self.bases[side])
         y = old @ self.images[side]
@@ -88,7 +109,12 @@ class Gaussian(Law):
             basis, image = self.bases[1 - side], self.images[1 - side]
             drawn = self._normal(len(fresh), self.sizes[1 - side])
             if len(basis):
-                drawn += (fresh @ image.T - drawn @ basis.T) @ basis
+                drawn -= (drawn @ basis.T) @ basis
+            room = self.sizes[1 - side] - len(basis)
+            if self.even and len(fresh) <= room:
+                drawn = _frame(drawn) * room**0.5
+            if len(basis):
+                drawn += (fresh @ image.T) @ basis
             y += new @ drawn
             self.bases[side] = torch.cat([self.bases[side], fresh])
             self.images[side] = torch.cat([self.images[side], drawn])
@@ -117,6 +143,10 @@ class Haar(Law):
     @property
     def seen(self) -> int:
         return len(self.bases[0])
+
+    @property
+    def variance(self) -> float:
+        return 1 / max(self.sizes)
 
     def product(self, x: torch.Tensor, side: int) -> torch.Tensor:
         order = max(self.sizes)
@@ -161,8 +191,7 @@ def split(x: torch.Tensor, basis: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     chosen = (remaining > least).nonzero().squeeze(1)
     if not len(chosen):
         return old * length, x.new_empty(0, x.shape[1]), x.new_empty(len(x), 0)
-    unit = (rest[chosen] / remaining[chosen, None]).double()
-    fresh = _orthonormal(unit, least).to(x.dtype)
+    fresh = _orthonormal(rest[chosen] / remaining[chosen, None], least)
     if len(basis):
         fresh -= (fresh @ basis.T) @ basis
         fresh /= torch.linalg.vector_norm(fresh, dim=1, keepdim=True)
@@ -171,8 +200,19 @@ def split(x: torch.Tensor, basis: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     return old * length, fresh, new * length
 
 
+def _frame(rows: torch.Tensor) -> torch.Tensor:
+    """The orthonormal rows next to these: (D D^T)^(-1/2) D."""
+    values, vectors = torch.linalg.eigh((rows @ rows.T).double())
+    root = (vectors * values.clamp_min(torch.finfo(torch.float64).tiny).rsqrt()) @ vectors.T
+    return root.to(rows.dtype) @ rows
+
+
 def _orthonormal(unit: torch.Tensor, least: float) -> torch.Tensor:
     """An orthonormal basis of the span of unit vectors, as rows."""
-    values, vectors = torch.linalg.eigh(unit @ unit.T)
+    wide = unit.double()
+    many = unit.shape[0] > unit.shape[1]
+    values, vectors = torch.linalg.eigh(wide.T @ wide if many else wide @ wide.T)
     kept = values > least**2 * values[-1]
-    return (vectors[:, kept] / values[kept].sqrt()).T @ unit
+    if many:
+        return vectors[:, kept].T.to(unit.dtype)
+    return (vectors[:, kept] / values[kept].sqrt()).T.to(unit.dtype) @ unit

@@ -53,27 +53,36 @@ class Matrix:
         self.values: torch.Tensor | None = None
         self.forward = [0, 0]
         self.backward = 0
+        self.used = [False, False]
 
     @property
     def seen(self) -> int:
         """How many directions are known."""
         return self.law.seen if self.law is not None else 0
 
-    def product(self, x: torch.Tensor, side: int) -> torch.Tensor:
-        """As :meth:`Law.product`; vectors that are not finite give missing values."""
+    def product(self, x: torch.Tensor, side: int, stretch: bool = False) -> torch.Tensor:
+        """As :meth:`Law.product`; vectors that are not finite give missing values.
+
+        With ``stretch`` the first product of a pass has exactly the expected lengths.
+        """
         if self.values is not None:
             return x @ (self.values if side else self.values.T)
         finite = x.isfinite().all(1)
         if not bool(finite.all()):
             y = x.new_full((len(x), self.sizes[1 - side]), math.nan)
-            y[finite] = self._product(x[finite], side)
+            y[finite] = self._product(x[finite], side, stretch)
             return y
-        return self._product(x, side)
+        return self._product(x, side, stretch)
 
-    def _product(self, x: torch.Tensor, side: int) -> torch.Tensor:
+    def _product(self, x: torch.Tensor, side: int, stretch: bool) -> torch.Tensor:
         y = x.new_zeros(len(x), self.sizes[1 - side])
         if self.law is not None:
-            y = _times(self.law.product(_times(x, self.scales[side]), side), self.scales[1 - side])
+            before = _times(x, self.scales[side])
+            y = self.law.product(before, side)
+            if stretch and self._is_first(side):
+                y *= _stretch(before, y, self.law.variance)
+            self.used[side] = True
+            y = _times(y, self.scales[1 - side])
             if self.forgetful and self._was_last(side):
                 self.law.forget()
         if self.means is not None:
@@ -82,12 +91,16 @@ class Matrix:
             y = y + (total[:, None] if made is None else total[:, None] * made)
         return y
 
+    def _is_first(self, side: int) -> bool:
+        """Whether no earlier product of this pass says anything about one on this side."""
+        return not self.used[side] and (_backward() or not self.used[1 - side])
+
     def _was_last(self, side: int) -> bool:
         """Whether every product of the forward pass has now had its counterpart going backward.
 
         A product on the side of an earlier one may be a recomputation and counts as none.
         """
-        if torch._C._current_graph_task_id() < 0:
+        if not _backward():
             self.forward[side] += 1
             return False
         self.backward += self.forward[side] == 0
@@ -107,6 +120,16 @@ class Matrix:
         return made
 
 
+def _backward() -> bool:
+    return torch._C._current_graph_task_id() >= 0
+
+
+def _stretch(x: torch.Tensor, y: torch.Tensor, variance: float) -> torch.Tensor:
+    """What gives every product its expected length."""
+    long, short = (torch.linalg.vector_norm(v, dim=1, keepdim=True) for v in (x, y))
+    return torch.where(short > 0, long * (variance * y.shape[1]) ** 0.5 / short, 1.0)
+
+
 def _times(x: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
     return x if scale is None else x * scale
 
@@ -119,6 +142,7 @@ def matrix_of(
     key: tuple[int, ...],
     seed: int,
     dtype: torch.dtype,
+    even: bool = False,
 ) -> Matrix:
     """The matrix number ``key`` of a parameter, before anything is known of it.
 
@@ -127,6 +151,7 @@ def matrix_of(
         layout: the axes that are columns, that are rows, and that number matrices.
         key: positions along the last of these.
         seed, dtype: of its random numbers.
+        even: as for :class:`Law`.
 
     Raises:
         PlanError: nothing is known of its elements.
@@ -141,14 +166,14 @@ def matrix_of(
         axis = spec.axis
         spec, shape, index[axis] = _inside(spec, shape, index[axis])
     if isinstance(spec, Orthogonal) and _fits(spec, layout):
-        haar = Haar(sizes[1], sizes[0], generator, dtype)
+        haar = Haar(sizes[1], sizes[0], generator, dtype, even)
         return Matrix(sizes, haar, (None, torch.tensor(spec.gain, dtype=dtype)))
     axis, stds, means = _by_axis(name, spec, shape)
     side = int(axis in rows)
     along = layout[side]
     note = _approximation(name, spec)
     drawn = bool(stds.any())
-    law = Gaussian(sizes[1], sizes[0], generator, dtype) if drawn else None
+    law = Gaussian(sizes[1], sizes[0], generator, dtype, even) if drawn else None
     scales = _on_side(side, _spread(stds.to(dtype), axis, along, shape))
     mean = _spread(means.to(dtype), axis, along, shape).expand(sizes[side])
     return Matrix(sizes, law, scales, _on_side(side, mean) if means.any() else None, note)

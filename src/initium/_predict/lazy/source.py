@@ -34,12 +34,17 @@ class Shared:
     """What all parameters of one draw share: the seed, the bytes that may still be spent, notes.
 
     With ``once``, one forward and one backward pass is all there will be, so that what is known of
-    a matrix is freed with the last product of the backward pass.
+    a matrix is freed with the last product of the backward pass. With ``even``, products have the
+    moments of infinite width, while ``stretch`` even where finitely many directions do not have
+    them on average. ``used`` is the weight, and the side of it, of the last product.
     """
 
     seed: int
     memory: int
     once: bool = False
+    even: bool = False
+    stretch: bool = True
+    used: tuple[str, int] | None = None
     notes: dict[str, None] = field(default_factory=dict)
 
     def note(self, text: str) -> None:
@@ -154,7 +159,8 @@ class Source:
         matrix = self.matrices.get(key)
         if matrix is None:
             matrix = self.matrices[key] = self._matrix(key)
-        if matrix.values is None and matrix.seen + count > min(matrix.sizes) // 2:
+        crowded = matrix.seen + count > min(matrix.sizes) // 2
+        if matrix.values is None and crowded and not self.shared.even:
             self._fill(key, matrix)
         if matrix.values is None and matrix.note:
             self.shared.note(matrix.note)
@@ -220,7 +226,8 @@ class Source:
     def _matrix(self, key: tuple[int, ...]) -> Matrix:
         assert self.layout is not None
         entry, seed = self.entry, self.shared.seed
-        found = matrix_of(self.name, entry.spec, entry.shape, self.layout, key, seed, self.work)
+        spec, shape, even = entry.spec, entry.shape, self.shared.even
+        found = matrix_of(self.name, spec, shape, self.layout, key, seed, self.work, even)
         found.forgetful = self.shared.once
         return found
 

@@ -273,7 +273,9 @@ def contract(weight: LazyWeight, x: torch.Tensor, given: int) -> torch.Tensor:
         embedded = rows.new_zeros(len(rows), place.matrix.sizes[place.side])
         embedded[:, into] = rows
         rows = embedded
-    y = place.matrix.product(rows, place.side)
+    shared = source.shared
+    y = place.matrix.product(rows, place.side, shared.even and shared.stretch)
+    shared.used = source.name, place.side
     y = y if out is None else y[:, out]
     y = y if weight.factor == 1 else y * weight.factor
     return y.to(x.dtype).reshape(*x.shape[:-1], y.shape[1])

@@ -56,7 +56,8 @@
       name.textContent = point.name;
       readout.replaceChildren(
         name, part("", point.type), part("E[x²]", point.moment),
-        part("signal", point.signal), part("E[g²]", point.gradient));
+        ...(point.signal === undefined ? [] : [part("signal", point.signal)]),
+        part("E[g²]", point.gradient));
       for (const cursor of cursors) {
         cursor.hidden = false;
         cursor.style.left = `${((at + 0.5) / points.length) * 100}%`;

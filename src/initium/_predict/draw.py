@@ -13,7 +13,7 @@ their weights while they run.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from initium._model.names import Slot, slots
 from initium._model.parametrized import settle
 from initium._model.state import preserved
 from initium._plan import Entry, Plan
+from initium._predict.field.mode import FieldMode
 from initium._predict.lazy.source import Shared, Source, values
 from initium._predict.lazy.view import View
 from initium._predict.lazy.weight import LazyWeight
@@ -52,6 +53,7 @@ def draw(
     seed: int = 0,
     dense: int = 65536,
     memory: int = MEMORY,
+    closed: bool = False,
 ) -> Draw:
     """One forward and backward pass as it would be after ``plan.apply(model)``, without weights.
 
@@ -67,6 +69,8 @@ def draw(
         dense: parameters of at most so many elements have values.
         memory: bytes that may be spent on the values of larger ones, where a product would see
             most of a weight or an operator needs them.
+        closed: keep second moments at what they are at infinite width, wherever a rule knows that
+            (:mod:`initium._predict.field`); ``dense`` then holds for vectors alone.
 
     Returns:
         Moments of every module's output, the loss, and notes where a law was not exact.
@@ -87,13 +91,14 @@ def draw(
     Source: Lu 2021, Householder Dice (arXiv:2101.07464).
     """
     must_be_module(model)
-    shared = Shared(seed, memory, once=True)
+    shared = Shared(seed, memory, once=True, even=closed)
     inputs = map_tensors(inputs, _on_cpu)
+    mode = FieldMode(shared) if closed else None
     with preserved(model), _swapped(model, plan, dense, shared):
-        gauge = Gauge(model)
+        gauge = Gauge(model) if mode is None else Gauge(model, mode.tier)
         torch.manual_seed(seed)
         try:
-            with torch.enable_grad(), gauge.watching(), _WithoutDropout():
+            with torch.enable_grad(), gauge.watching(), mode or nullcontext(), _WithoutDropout():
                 output = call(model, inputs)
                 gauge.forward_done = True
                 loss, start, cotangents = _start(output, targets, loss_fn)
@@ -180,7 +185,8 @@ def _drawn(name: str, slot: Slot, entry: Entry, dense: int, shared: Shared) -> t
         held = tensor.detach().cpu().clone()
         return held if slot.is_buffer else nn.Parameter(held, tensor.requires_grad)
     floating = tensor.is_floating_point()
-    if kept or slot.is_buffer or tensor.numel() <= dense or not floating:
+    small = tensor.numel() <= dense and not (shared.even and tensor.dim() > 1)
+    if kept or slot.is_buffer or small or not floating:
         made = values(name, entry, shared.seed, tensor.dtype)
         return made if slot.is_buffer else nn.Parameter(made, tensor.requires_grad)
     source = Source(name, entry, tensor.dtype, tensor.requires_grad, shared)

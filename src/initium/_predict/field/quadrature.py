@@ -1,0 +1,93 @@
+"""E[f(z)^2] for z ~ N(m, v), for any function of one number and many m and v at once.
+
+The midpoint rule: exact to rounding for smooth functions under a normal density (Trefethen and
+Weideman 2014, SIAM Review 56, section 5), within 1e-5 at a kink and 0.2% at a jump, wherever they
+are; with m = 0, a kink or jump at zero costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+__all__ = ["second_moment"]
+
+REACH = 9.0
+POINTS = 2048
+MANY = 160
+"""More different arguments than that are interpolated."""
+
+Function = Callable[[torch.Tensor], torch.Tensor]
+
+
+def second_moment(function: Function, mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
+    """E[f(z)^2] for each pair of a mean and a variance.
+
+    Where all means are zero and there are many variances, log E is interpolated over log v by
+    cubics, which is exact for powers.
+
+    Args:
+        function: elementwise, on float64.
+        mean, variance: of one shape.
+
+    Returns:
+        A float64 tensor of that shape.
+
+    Example:
+        >>> one = torch.ones(1)
+        >>> round(float(second_moment(torch.relu, 0 * one, 3 * one)), 12)
+        1.5
+    """
+    m, v = mean.double().reshape(-1), variance.double().reshape(-1)
+    if len(v) > MANY and not bool(m.any()) and bool((v > 0).all()):
+        found = _interpolated(function, v)
+    else:
+        found = torch.cat(
+            [_exact(function, *pair) for pair in zip(m.split(MANY), v.split(MANY), strict=True)]
+        )
+    return found.reshape(variance.shape)
+
+
+def _exact(function: Function, mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
+    nodes, weights = _grid()
+    values = function(mean[:, None] + variance.clamp_min(0).sqrt()[:, None] * nodes)
+    return values.double().square() @ weights
+
+
+def _interpolated(function: Function, variance: torch.Tensor) -> torch.Tensor:
+    logs = variance.log()
+    low, high = float(logs.min()), float(logs.max())
+    if high - low < 1e-9:
+        return _exact(function, variance.new_zeros(1), variance[:1]).expand(len(variance))
+    knots = torch.linspace(low, high, MANY, dtype=torch.float64)
+    known = _exact(function, torch.zeros_like(knots), knots.exp())
+    if not bool((known > 0).all()):
+        return known.new_full((len(variance),), torch.nan)
+    spline = _cubic(knots.numpy(), known.log().numpy(), logs.numpy())
+    return torch.from_numpy(spline).exp()
+
+
+def _cubic(knots: np.ndarray, values: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Catmull-Rom through evenly spaced knots."""
+    step = knots[1] - knots[0]
+    padded = np.concatenate([[2 * values[0] - values[1]], values, [2 * values[-1] - values[-2]]])
+    at = np.clip((points - knots[0]) / step, 0, len(knots) - 1)
+    index = np.minimum(at.astype(np.int64), len(knots) - 2)
+    t = at - index
+    before, left, right, after = (padded[index + shift] for shift in range(4))
+    slope, end = (right - before) / 2, (after - left) / 2
+    difference = right - left
+    return left + t * (
+        slope + t * (3 * difference - 2 * slope - end + t * (slope + end - 2 * difference))
+    )
+
+
+@lru_cache(maxsize=1)
+def _grid() -> tuple[torch.Tensor, torch.Tensor]:
+    """Points and weights of N(0, 1)."""
+    z = (np.arange(POINTS) + 0.5) * (2 * REACH / POINTS) - REACH
+    weights = np.exp(-z * z / 2)
+    return torch.from_numpy(z), torch.from_numpy(weights / weights.sum())

@@ -1,0 +1,426 @@
+"""One rule per operator: what is known of its output from what is known of its inputs.
+
+The output itself has been computed from samples when a rule is asked. A rule says whether its
+second moments are those of infinite width; where they are not by themselves, because an average
+over finitely many channels strays, it corrects them to their closed form. Whatever has no rule, and
+whatever a rule declines, is ``monte carlo`` from there on: computed, not guessed.
+
+What each rule takes for granted is in :data:`ASSUMPTIONS`. Without a closed form: softmax and
+products of dependent signals (attention), maxima, sorting, routing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from initium._predict.field.fields import (
+    PLAIN,
+    SAMPLED,
+    Field,
+    Function,
+    Ledger,
+    apart,
+    by_position,
+    means,
+    same,
+    squares,
+    weakest,
+)
+from initium._predict.field.quadrature import second_moment
+
+__all__ = ["ASSUMPTIONS", "FEWEST", "Call", "Rule", "match", "overloads", "rule", "rule_of"]
+
+aten = torch.ops.aten
+FEWEST = 16
+"""Channels below which an average over them is left as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One operator call and one tensor that it gave.
+
+    ``originals`` are what arguments held before the operator wrote to them, by ``id``.
+    """
+
+    operator: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    out: torch.Tensor
+    ledger: Ledger
+    originals: Mapping[int, torch.Tensor]
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        return [a for a in (*self.args, *self.kwargs.values()) if isinstance(a, torch.Tensor)]
+
+    def signals(self) -> list[tuple[torch.Tensor, Field]]:
+        """The operands with channels, or whose channels are unknown."""
+        held = ((tensor, self.ledger.get(tensor)) for tensor in self.tensors)
+        return [(t, f) for t, f in held if f is not None and f.channels != (False,) * t.dim()]
+
+    def tier(self) -> str:
+        return weakest(self.ledger.get(tensor) for tensor in self.tensors)
+
+
+Rule = Callable[[Call], Field | None]
+"""``None``: declined."""
+
+RULES: dict[Any, Rule] = {}
+ASSUMPTIONS: dict[str, str] = {}
+
+
+def rule(operators: Sequence[Any], assumes: str) -> Callable[[Rule], Rule]:
+    """Enter a rule for operators into the table; a later one takes the place of an earlier.
+
+    Args:
+        operators: overloads, such as ``torch.ops.aten.gelu.default``.
+        assumes: what has to hold for its closed form.
+    """
+
+    def enter(made: Rule) -> Rule:
+        RULES.update(dict.fromkeys(operators, made))
+        ASSUMPTIONS[made.__name__] = assumes
+        return made
+
+    return enter
+
+
+def rule_of(operator: Any) -> Rule | None:
+    """The rule of an operator; elementwise ones have that of functions."""
+    found = RULES.get(operator)
+    return function if found is None and torch.Tag.pointwise in operator.tags else found
+
+
+def overloads(*names: str) -> list[Any]:
+    """All overloads of the operators of these names that this torch has."""
+    packets = [getattr(aten, name) for name in names if hasattr(aten, name)]
+    return [getattr(packet, overload) for packet in packets for overload in packet.overloads()]
+
+
+# Elementwise ------------------------------------------------------------------------------------
+
+SCALINGS = overloads("mul", "mul_", "div", "div_", "neg", "neg_")
+SUMS = overloads("add", "add_", "sub", "sub_", "rsub")
+PRODUCTS = overloads("mul", "mul_")
+
+
+@rule(
+    overloads("hardswish", "hardswish_", "_prelu_kernel"),
+    assumes="the operand is a normal field at each position, or a function of one. Operands that "
+    "share no product are independent of one another.",
+)
+def function(call: Call) -> Field | None:
+    """E[f(z)^2] of normal z; E[a^2] E[b^2] and E[(a + b)^2] of independent operands."""
+    signals = call.signals()
+    if not signals or any(field.channels is None for _, field in signals):
+        return None
+    channels = _channels(call.out, signals)
+    pieces = frozenset().union(*(field.pieces for _, field in signals))
+    plain = Field(channels, pieces, call.tier())
+    rest = [t for t in call.tensors if all(t is not tensor for tensor, _ in signals)]
+    if len(signals) == 1 and call.operator in (*SCALINGS, *SUMS) and not _divides(call, signals):
+        return _linear(call, signals[0], rest, plain)
+    composed = _composition(call, signals)
+    if composed is not None:
+        return _of_function(call, plain, *composed)
+    if len(signals) == 2 and all(tensor.numel() == 1 for tensor in rest):
+        return _of_two(call, signals, plain)
+    return None
+
+
+def _linear(
+    call: Call, signal: tuple[torch.Tensor, Field], rest: Sequence[torch.Tensor], plain: Field
+) -> Field:
+    """A signal times, or plus, what it does not depend on."""
+    _, field = signal
+    if field.function is not None:
+        composed = _composition(call, [signal])
+        if composed is None:
+            return plain
+        base, made = composed
+        return replace(plain, gaussian=True, base=base, function=made)
+    even = call.operator in SUMS or all(by_position(other, plain.channels) for other in rest)
+    return replace(plain, gaussian=field.gaussian and even)
+
+
+def _divides(call: Call, signals: Sequence[tuple[torch.Tensor, Field]]) -> bool:
+    return call.operator in overloads("div", "div_") and call.args[0] is not signals[0][0]
+
+
+def _composition(
+    call: Call, signals: Sequence[tuple[torch.Tensor, Field]]
+) -> tuple[torch.Tensor, Function] | None:
+    """The output as a function of one normal field, which all its operands are functions of."""
+    if not all(field.gaussian for _, field in signals):
+        return None
+    bases = [_base(call, tensor, field) for tensor, field in signals]
+    if not all(same(bases[0], base) for base in bases[1:]) or bases[0].shape != call.out.shape:
+        return None
+    inner: dict[int, Function | None] = {id(t): field.function for t, field in signals}
+    rest = {id(t): _number(t) for t in call.tensors if id(t) not in inner}
+    if any(number is None for number in rest.values()):
+        return None
+    writes = call.operator._schema.is_mutable
+
+    def made(z: torch.Tensor) -> torch.Tensor:
+        def given(value: Any) -> Any:
+            if id(value) in inner:
+                before = inner[id(value)]
+                found = z if before is None else before(z)
+                return found.clone() if writes else found
+            return rest.get(id(value), value) if isinstance(value, torch.Tensor) else value
+
+        kwargs = {name: given(value) for name, value in call.kwargs.items()}
+        found: torch.Tensor = call.operator(*map(given, call.args), **kwargs)
+        return found
+
+    return bases[0], made
+
+
+def _base(call: Call, tensor: torch.Tensor, field: Field) -> torch.Tensor:
+    return call.originals.get(id(tensor), tensor) if field.base is None else field.base
+
+
+def _number(tensor: torch.Tensor) -> torch.Tensor | None:
+    """The one value that all elements have."""
+    if type(tensor) not in PLAIN or not tensor.numel() or tensor.is_meta:
+        return None
+    first = tensor.reshape(-1)[:1]
+    if tensor.numel() > 1 and not bool((tensor == first).all()):
+        return None
+    return (
+        first.detach().double().reshape((1,) * min(tensor.dim(), 2))
+        if (first.is_floating_point())
+        else first.detach()
+    )
+
+
+def _of_function(call: Call, plain: Field, base: torch.Tensor, made: Function) -> Field:
+    field = replace(plain, gaussian=True, base=base, function=made)
+    if not match(call.out, field, expectation(base, field, made)):
+        return replace(field, tier=SAMPLED)
+    return field
+
+
+def expectation(base: torch.Tensor, field: Field, made: Function) -> torch.Tensor:
+    """E[f(z)^2] by position, for z with the moments that ``base`` has there."""
+    mean, second = means(base, field), squares(base, field)
+    return second_moment(made, mean, second - mean**2)
+
+
+def _of_two(
+    call: Call, signals: Sequence[tuple[torch.Tensor, Field]], plain: Field
+) -> Field | None:
+    """A product or a sum of two signals with bases of their own."""
+    (left, one), (right, other) = signals
+    independent = apart(one, other)
+    if call.operator in SUMS:
+        gaussian = all(field.gaussian and field.function is None for _, field in signals)
+        plain = replace(plain, gaussian=gaussian)
+        if not independent:
+            return plain
+        weights = _weights(call)
+        if weights is None:
+            return plain
+        a, b = weights
+        predicted = a * a * squares(left, plain) + b * b * squares(right, plain)
+        match(call.out, plain, predicted + 2 * a * b * means(left, plain) * means(right, plain))
+        return plain
+    if call.operator in PRODUCTS and independent:
+        match(call.out, plain, squares(left, plain) * squares(right, plain))
+        return plain
+    return None
+
+
+def _weights(call: Call) -> tuple[float, float] | None:
+    alpha = call.kwargs.get("alpha", 1)
+    if not isinstance(alpha, int | float):
+        return None
+    name = call.operator._schema.name.rsplit("::")[-1].rstrip("_")
+    return {"add": (1.0, alpha), "sub": (1.0, -alpha), "rsub": (-alpha, 1.0)}[name]
+
+
+def _channels(out: torch.Tensor, signals: Sequence[tuple[torch.Tensor, Field]]) -> tuple[bool, ...]:
+    held = [False] * out.dim()
+    for _, field in signals:
+        assert field.channels is not None
+        shift = out.dim() - len(field.channels)
+        for dim, is_channel in enumerate(field.channels):
+            held[dim + shift] |= is_channel
+    return tuple(held)
+
+
+def match(out: torch.Tensor, field: Field, predicted: torch.Tensor) -> bool:
+    """Give a tensor the second moments that are predicted for its positions.
+
+    Returns:
+        Whether it was possible: there are enough channels, and what is not zero can be.
+    """
+    assert field.channels is not None
+    sizes = [size for size, held in zip(out.shape, field.channels, strict=True) if held]
+    if not out.is_floating_point() or torch.Size(sizes).numel() < FEWEST:
+        return False
+    found = squares(out, field)
+    ratio = torch.where(found > 0, predicted / found, 1.0)
+    if not bool(ratio.isfinite().all()) or bool(((found == 0) & (predicted > 0)).any()):
+        return False
+    out.mul_(ratio.sqrt().to(out.dtype))
+    return True
+
+
+# Derivatives ------------------------------------------------------------------------------------
+
+
+@rule(
+    overloads(
+        *("gelu_backward", "silu_backward", "threshold_backward", "tanh_backward"),
+        *("sigmoid_backward", "hardtanh_backward", "hardswish_backward", "elu_backward"),
+        *("leaky_relu_backward", "mish_backward", "softplus_backward", "hardsigmoid_backward"),
+        *("hardshrink_backward", "softshrink_backward"),
+    ),
+    assumes="the gradient is independent of the signal: the transposes of the weights are taken "
+    "for fresh draws (Schoenholz et al. 2017), as they are at infinite width.",
+)
+def derivative(call: Call) -> Field | None:
+    """E[g^2] E[f'(z)^2]: elementwise, and linear in the gradient."""
+    gradient, signals = call.args[0], call.signals()
+    if not signals or any(field.channels is None for _, field in signals):
+        return None
+    one = call.ledger.get(gradient)
+    signal, other = signals[-1]
+    if len(signals) != (1 if one is None else 2) or signal is gradient or not other.gaussian:
+        return None
+    if one is None:  # the cotangent that the backward pass starts from
+        one = Field(other.channels)
+    elif not apart(one, other):
+        return None
+    base = _base(call, signal, other)
+    if base.shape != call.out.shape or gradient.shape != call.out.shape:
+        return None
+
+    def slope(z: torch.Tensor) -> torch.Tensor:
+        inside = z if other.function is None else other.function(z)
+        args = [torch.ones_like(z) if a is gradient else inside if a is signal else a
+                for a in call.args]  # fmt: skip
+        found: torch.Tensor = call.operator(*args, **call.kwargs)
+        return found
+
+    plain = Field(_channels(call.out, signals), one.pieces | other.pieces, call.tier())
+    predicted = squares(gradient, plain) * expectation(base, plain, slope)
+    return plain if match(call.out, plain, predicted) else replace(plain, tier=SAMPLED)
+
+
+# Linear in one signal ---------------------------------------------------------------------------
+
+
+@rule(
+    overloads(
+        *("native_layer_norm", "_fused_rms_norm", "native_group_norm", "native_batch_norm"),
+        *("_native_batch_norm_legit", "_batch_norm_with_update", "cudnn_batch_norm"),
+        *("constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad1d"),
+        *("replication_pad2d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d"),
+        *("_adaptive_avg_pool3d", "upsample_nearest1d", "upsample_nearest2d", "index_select"),
+        *("upsample_bilinear2d", "upsample_bicubic2d", "masked_fill", "where", "index", "gather"),
+        *("cumsum", "flip", "roll", "clone", "_to_copy", "contiguous", "copy_", "dropout"),
+    ),
+    assumes="statistics of a norm over channels are those of infinite width; over a batch, those "
+    "of the batch that was given.",
+)
+def linear(call: Call) -> Field | None:
+    """Linear in one signal, of which it keeps the channels: norms, pooling, padding, gathering."""
+    signals = call.signals()
+    if len(signals) != 1 or signals[0][1].channels is None:
+        return None
+    tensor, field = signals[0]
+    assert field.channels is not None
+    kept = call.out.dim() == tensor.dim() and all(
+        call.out.shape[dim] == tensor.shape[dim] for dim, held in enumerate(field.channels) if held
+    )
+    if not kept:
+        return _statistic(call.out, field, call.tier()) if call.out.dim() <= tensor.dim() else None
+    others = [t for t in call.tensors if t is not tensor and t.is_floating_point()]
+    even = all(_number(other) is not None for other in others)
+    plain = Field(field.channels, field.pieces, call.tier())
+    return replace(plain, gaussian=field.gaussian and field.function is None and even)
+
+
+@rule(
+    overloads("native_layer_norm_backward", "_fused_rms_norm_backward",
+              "native_group_norm_backward", "native_batch_norm_backward"),
+    assumes="as for the derivative of a function; of a batch norm it holds no longer, as what it "
+    "takes out of the gradient follows the weights before it.",
+)  # fmt: skip
+def norm_derivative(call: Call) -> Field | None:
+    """Linear in the gradient; the statistics are those of the signal."""
+    gradient = call.args[0]
+    field = call.ledger.get(gradient)
+    if field is None or field.channels is None or call.out.shape != gradient.shape:
+        return None
+    batch = "batch_norm" in call.operator._schema.name
+    return Field(field.channels, field.pieces, SAMPLED if batch else call.tier())
+
+
+@rule(
+    overloads("mean", "sum", "var", "var_mean", "std", "linalg_vector_norm", "norm"),
+    assumes="an average over channels of a function of one normal field is that of infinite width.",
+)
+def reduction(call: Call) -> Field | None:
+    """Over positions: linear. Over channels: a number for each position."""
+    signals = call.signals()
+    if len(signals) != 1 or signals[0][1].channels is None:
+        return None
+    tensor, field = signals[0]
+    assert field.channels is not None
+    dims = _reduced(call, tensor.dim())
+    over = [field.channels[dim] for dim in dims]
+    if all(over) and sum(over) == sum(field.channels):
+        return _statistic(call.out, field, call.tier())
+    if any(over) or call.operator not in overloads("mean", "sum"):
+        return None
+    kept = call.out.dim() == tensor.dim()
+    left = [h for dim, h in enumerate(field.channels) if kept or dim not in dims]
+    gaussian = field.gaussian and field.function is None
+    return Field(tuple(left), field.pieces, call.tier(), gaussian)
+
+
+def _reduced(call: Call, count: int) -> list[int]:
+    given = call.kwargs.get("dim")
+    if given is None:
+        candidates = [a for a in call.args[1:] if isinstance(a, list | tuple)]
+        given = candidates[0] if candidates else None
+    if given is None or len(given) == 0:
+        return list(range(count))
+    return [dim % count for dim in given]
+
+
+def _statistic(out: torch.Tensor, field: Field, tier: str) -> Field:
+    """A number for each position, without channels; of what is no function it is a sample."""
+    known = field.gaussian or field.function is not None
+    return Field((False,) * out.dim(), frozenset(), tier if known else SAMPLED)
+
+
+@rule(
+    overloads("cat", "stack"),
+    assumes="parts side by side along channels are not alike: no longer one normal field.",
+)
+def joined(call: Call) -> Field | None:
+    """Several signals side by side."""
+    parts = list(call.args[0])
+    fields = [call.ledger.get(part) for part in parts]
+    held = [field for field in fields if field is not None and field.channels is not None]
+    if not held or len(held) < len([field for field in fields if field is not None]):
+        return None
+    channels = held[0].channels
+    assert channels is not None
+    if any(field.channels != channels for field in held):
+        return None
+    dim = (call.args[1] if len(call.args) > 1 else call.kwargs.get("dim", 0)) % call.out.dim()
+    gaussian = all(field.gaussian and field.function is None for field in held)
+    if call.out.dim() > len(channels):
+        channels = (*channels[:dim], False, *channels[dim:])
+    pieces = frozenset().union(*(field.pieces for field in held))
+    return Field(channels, pieces, weakest(fields), gaussian and not channels[dim])

@@ -1,0 +1,75 @@
+"""What is known of a view: its channels by its strides, and the same view of its base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from initium._predict.field.fields import SAMPLED, Field, Piece
+from initium._predict.field.rules import overloads
+
+__all__ = ["VIEWS", "viewed"]
+
+VIEWS = frozenset(
+    overloads(
+        *("view", "_unsafe_view", "reshape", "_reshape_alias", "t", "transpose", "permute"),
+        *("expand", "unsqueeze", "squeeze", "select", "slice", "split", "split_with_sizes"),
+        *("unbind", "alias", "detach", "lift_fresh", "movedim", "narrow", "chunk", "diagonal"),
+        *("unfold", "numpy_T"),
+    )
+)
+View = Callable[[torch.Tensor], torch.Tensor]
+
+
+def viewed(field: Field, shape: torch.Size, look: View) -> Field:
+    """The field of ``look(tensor)`` for a tensor of this shape."""
+    if field.channels is None:
+        return field
+    whole = torch.empty(shape, device="meta")
+    shown = look(whole)
+    reached = [_reached(whole, *step) for step in zip(shown.shape, shown.stride(), strict=True)]
+    kinds = [{field.channels[dim] for dim in dims} for dims in reached]
+    pieces = _cut(field, whole, shown, reached)
+    if any(len(kind) > 1 for kind in kinds):
+        return Field(None, pieces, SAMPLED)
+    channels = tuple(True in kind for kind in kinds)
+    made = replace(field, channels=channels, pieces=pieces)
+    if field.base is None:
+        return made
+    try:
+        return replace(made, base=look(field.base))
+    except RuntimeError:  # laid out in another way, so that it has no such view
+        return replace(made, base=None, function=None, gaussian=False)
+
+
+def _reached(whole: torch.Tensor, size: int, stride: int) -> list[int]:
+    """The dimensions of a contiguous tensor along which one of a view runs."""
+    if size == 1 or stride == 0:
+        return []
+    return [
+        dim
+        for dim, (length, step) in enumerate(zip(whole.shape, whole.stride(), strict=True))
+        if length > 1 and stride < step * length and step < stride * size
+    ]
+
+
+def _cut(
+    field: Field, whole: torch.Tensor, shown: torch.Tensor, reached: list[list[int]]
+) -> frozenset[Piece]:
+    """The pieces that are left by a slice of the channels."""
+    assert field.channels is not None
+    held = [dim for dim, is_channel in enumerate(field.channels) if is_channel]
+    if len(held) != 1 or len(field.pieces) != 1 or not shown.numel():
+        return field.pieces
+    (dim,), (piece,) = held, field.pieces
+    size, stride = whole.shape[dim], whole.stride(dim)
+    if piece.stop - piece.start != size:
+        return field.pieces
+    start = shown.storage_offset() // stride % size
+    along = [index for index, dims in enumerate(reached) if dims == [dim]]
+    if any(dim in dims for index, dims in enumerate(reached) if index not in along):
+        return field.pieces
+    last = start + sum((shown.shape[i] - 1) * (shown.stride(i) // stride) for i in along)
+    return frozenset({Piece(piece.product, piece.start + start, piece.start + last + 1)})
