@@ -248,14 +248,17 @@ def passes(model: nn.Module, inputs: torch.Tensor) -> tuple[list[float], float]:
         output.retain_grad()
         held.append(output)
 
-    hooks = [block.register_forward_hook(keep) for block in model.blocks]
+    hooks = [
+        block.register_forward_hook(keep) for block in model.get_submodule("blocks").children()
+    ]
     output = model(inputs)
     torch.manual_seed(1)
     output.backward(torch.randn_like(output))
     for hook in hooks:
         hook.remove()
     moments = [math.log(max(float(value.detach().square().mean()), 1e-300)) for value in held]
-    first, last = (float(value.grad.double().square().sum()) for value in (held[0], held[-1]))
+    ends = [value.grad for value in (held[0], held[-1])]
+    first, last = (float(end.double().square().sum()) for end in ends if end is not None)
     model.zero_grad()
     return moments, math.log(max(first, 1e-300) / max(last, 1e-300))
 
@@ -294,14 +297,15 @@ def _plain(case: Case, chain: Chain) -> tuple[list[float], list[float], str, flo
     spreads, law = [], 1.0
     for place, aim in enumerate(aims):
         point = at(case.phi, aim)
+        before = at(case.phi, aims[place - 1])
+        assert point is not None
+        assert before is not None
         if spreads:
-            before = at(case.phi, aims[place - 1])
             excess = before.excess - (2 * before.growth**2 if weights == "orthogonal" else 0.0)
             spreads.append(before.growth**2 * spreads[-1] + excess / case.width)
             law *= aim / before.second * before.slope
         else:
             spreads.append(first)
-    assert point is not None
     if weights == "normal":
         known = spread(phis[:-1], aims[:-1], [case.width] * len(phis))
         assert math.isclose(spreads[-1], known, rel_tol=0.5, abs_tol=2 * first)

@@ -362,3 +362,28 @@ def test_a_closed_form_that_departs_from_draws_is_said() -> None:
     found = initium.predict(model, initium.plan(model, "he", inputs), inputs, draws=6)
     assert found.layers["118"].closed == pytest.approx(2.0, rel=0.01)
     assert found.layers["118"].second_moment < 1
+
+
+def test_a_few_biases_count_as_planned() -> None:
+    """The output of a layer is its bias alone here, and the same for every seed."""
+    layer = nn.Linear(8, 12)
+    plan = initium.plan(layer, "torch", torch.zeros(2, 8))
+    found = [
+        draw(layer, plan, torch.zeros(2, 8), seed=seed, closed=True).layers[""].second_moment
+        for seed in range(2)
+    ]
+    assert found == pytest.approx([1 / (3 * 8)] * 2, rel=1e-5)
+
+
+def test_mirrored_units_are_not_independent() -> None:
+    """Looks-linear convolutions keep the signal; the rule for independent ones does not hold."""
+    convs = [nn.Sequential(nn.Conv2d(16, 16, 1), nn.GELU()) for _ in range(40)]
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.GELU(), *convs, nn.Conv2d(16, 4, 1))
+    plan = initium.plan(model, "auto", IMAGES)
+    assert "mirrored" in str(plan.entries["20.0.weight"].spec)
+    found = draw(model, plan, IMAGES, closed=True)
+    plan.apply(model)
+    measured = initium.check(model, IMAGES)
+    for name in ("10.0", "40.0"):
+        real = measured.layers[name].second_moment
+        assert found.layers[name].second_moment == pytest.approx(real, rel=0.5)

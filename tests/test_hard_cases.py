@@ -307,3 +307,28 @@ def test_learned_queries_are_tokens():
         "kv.weight": "attn_qkv",
         "out.weight": "attn_out",
     }
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_a_module_with_a_buffer_that_several_hold(persistent: bool) -> None:
+    """As rotary embeddings that every layer is given."""
+
+    class Angles(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("angles", torch.arange(4.0), persistent=persistent)
+
+    class Turned(nn.Module):
+        def __init__(self, angles: nn.Module) -> None:
+            super().__init__()
+            self.angles, self.linear = angles, nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.linear(x * self.angles.angles.cos())
+
+    shared = Angles()
+    model = nn.Sequential(Turned(shared), Turned(shared))
+    plan = initium.plan(model, "auto", torch.ones(2, 4))
+    assert plan.entries["0.angles.angles"].aliases == ("1.angles.angles",)
+    plan.apply(model)
+    assert torch.equal(model[1].angles.angles, torch.arange(4.0))

@@ -27,6 +27,7 @@ from initium._model.names import named_modules
 from initium._model.state import preserved
 from initium._plan import Plan
 from initium._plan.fit import must_fit
+from initium._predict.records import Prediction
 from initium._report.deep import Deep
 from initium._report.records import Report
 from initium._types import ModelView
@@ -47,6 +48,7 @@ def check(
     deep: bool = False,
     optimizer: MakeOptimizer | None = None,
     announce: Announce | None = None,
+    prediction: Prediction | None = None,
 ) -> Report:
     """Whether a model is fit to train from the weights it has.
 
@@ -66,6 +68,8 @@ def check(
             of inputs, single samples, and with a plan other seeds (docs/deep.md).
         optimizer: makes the optimizer of those steps from the model; ``None``: Adam, 1e-3.
         announce: told in a sentence what ``deep`` will cost, before it starts.
+        prediction: of :func:`initium.predict` for the same batch: shown beside what is measured,
+            and a module that departs from it is a finding.
 
     Raises:
         InputError: no batch, or one that does not fit the model or its loss.
@@ -90,7 +94,7 @@ def check(
         done = run(inner, map_tensors(inputs, _copied), targets, loss_fn, view)
         passed = time.perf_counter() - started
         facts = _facts(inner, done, view, plan, inputs, targets, inferred)
-    findings = draw(facts, view, plan)
+    findings = draw(facts, view, plan, prediction)
     more: Deep | None = None
     if deep:
         subject = Subject(inner, inputs, targets, loss_fn, view, facts.samples)
@@ -114,6 +118,7 @@ def check(
         attention=facts.attention,
         branches=facts.branches,
         ranges=facts.ranges,
+        prediction=prediction,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from initium._check.batch import find_batch, find_raw_inputs
+from initium._check.departures import find_departures
 from initium._check.expectations import find_loss, find_plan
 from initium._check.facts import Facts
 from initium._check.focus import find_peaked, find_uniform
@@ -15,14 +16,28 @@ from initium._check.signal import find_signal
 from initium._check.stream import find_collapse, find_starved_norms, find_stream_growth
 from initium._check.units import find_dead, find_duplicates, find_saturated
 from initium._plan import Plan
+from initium._predict.records import Prediction
 from initium._report.records import SEVERITIES, Finding
 from initium._types import ModelView
 
 __all__ = ["draw"]
 
 
-def draw(facts: Facts, view: ModelView, plan: Plan | None = None) -> tuple[Finding, ...]:
-    """All findings, gravest first.
+def draw(
+    facts: Facts,
+    view: ModelView,
+    plan: Plan | None = None,
+    prediction: Prediction | None = None,
+) -> tuple[Finding, ...]:
+    """All findings, gravest first; what departs from a prediction is added to the rest."""
+    found = _draw(facts, view, plan)
+    if prediction is None or any(finding.code.startswith("IN1") for finding in found):
+        return found
+    return _sorted([*found, *find_departures(facts.layers, facts.parameters, prediction)])
+
+
+def _draw(facts: Facts, view: ModelView, plan: Plan | None) -> tuple[Finding, ...]:
+    """All findings of the measurement itself.
 
     What follows from another finding is left out: everything from non-finite numbers, except an
     explosion that led to them; everything from weights that stay zero or units that stay equal;
@@ -72,7 +87,8 @@ def _roots(signal: list[Finding], facts: Facts, view: ModelView) -> list[Finding
     raw = find_raw_inputs(facts, view)
     starved = find_starved_norms(facts, view)
     explains = any(finding.severity != "info" for finding in starved)
-    shifted = find_mean_shift(facts, view) if not explains else []
+    killed = any(finding.severity == "error" for finding in find_dead(facts, view))
+    shifted = find_mean_shift(facts, view) if not (explains or killed) else []
     outliers = find_outliers(facts, view) if not (explains or shifted) else []
     streams = find_stream_growth(facts, view) if not outliers else []
     run = any("factor" in finding.numbers for finding in signal)

@@ -77,12 +77,13 @@ class Ranges:
 
     def __init__(self) -> None:
         self.limits = sorted({limit for format_ in FORMATS.values() for limit in format_})
+        self.edges = torch.tensor([0.0, *self.limits], dtype=torch.float32, device="cpu")
         self.counts: dict[str, list[float]] = {}
 
     def see(self, name: str, tensor: torch.Tensor) -> None:
         """Add the magnitudes of a sample of the non-zero finite elements."""
         part = sampled(tensor, RANGE).to(torch.float32).abs()
-        edges = torch.tensor([0.0, *self.limits], dtype=torch.float32, device=part.device)
+        edges = self.edges.to(part.device)
         bins = torch.bucketize(part, edges).bincount(minlength=len(edges) + 1)
         weight = tensor.numel() / max(1, part.numel())
         found = [weight * count for count in bins.tolist()[1:]]

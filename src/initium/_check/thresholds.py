@@ -20,6 +20,7 @@ __all__ = [
     "DEAD_SIGMAS",
     "DECAY_ERROR",
     "DECAY_WARNING",
+    "DEPARTURE",
     "DUPLICATES_ERROR",
     "ENTROPY_ERROR",
     "ENTROPY_WARNING",
@@ -278,3 +279,7 @@ HEAD_INPUT = 10.0
 
 GRADIENT_JUMP = 1e3
 """Norm of the gradient in one of the first steps over that of the first: no warm-up does it."""
+
+DEPARTURE = 1.25
+"""Factor beyond the band of single starts at which a moment departs from its prediction: the goal
+of predictions is 25% at the 95th percentile of modules."""

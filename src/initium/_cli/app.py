@@ -122,6 +122,12 @@ def check(
             "cost first.",
         ),
     ] = False,
+    predicted: Annotated[
+        bool,
+        typer.Option(
+            "--predict", help="Predict the plan as well, and say where the measurement departs."
+        ),
+    ] = False,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write the report as one page.")
     ] = None,
@@ -147,7 +153,7 @@ def check(
     if plan is not None:
         with working("filling the weights"):
             plan.apply(loaded.model)
-    report = _check(loaded, plan, deep)
+    report = _check(loaded, plan, deep, predicted)
     if html is not None:
         report.to_html(html)
     typer.echo(report.to_json() if as_json else _for_terminal(report))
@@ -555,7 +561,15 @@ def _is_plan(text: str) -> bool:
         return True
 
 
-def _check(loaded: Loaded, plan: initium.Plan | None, deep: bool = False) -> initium.Report:
+def _check(
+    loaded: Loaded, plan: initium.Plan | None, deep: bool = False, predicted: bool = False
+) -> initium.Report:
+    prediction = None
+    if predicted:
+        with working(f"predicting {loaded.name}"), redirect_stdout(sys.stderr):
+            prediction = initium.predict(
+                loaded.model, plan, loaded.inputs, targets=loaded.targets, loss_fn=loaded.loss_fn
+            )
     with working(f"checking {loaded.name}"), redirect_stdout(sys.stderr):
         report = initium.check(
             loaded.model,
@@ -566,6 +580,7 @@ def _check(loaded: Loaded, plan: initium.Plan | None, deep: bool = False) -> ini
             inferred=loaded.inferred,
             deep=deep,
             announce=_announce,
+            prediction=prediction,
         )
     return replace(report, model=loaded.name)
 

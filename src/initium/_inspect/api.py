@@ -18,7 +18,7 @@ from initium._model.call import must_be_module
 from initium._model.inputs import example_inputs
 from initium._model.names import Slot, named_modules, slots, unwrapped
 from initium._model.sharding import bare_class, must_show_parameters, torch_type, whole
-from initium._types import Axes, Block, Evidence, ModelView, ParameterView, Role, Rung
+from initium._types import Axes, Block, BufferView, Evidence, ModelView, ParameterView, Role, Rung
 
 __all__ = ["inspect"]
 
@@ -80,7 +80,7 @@ def inspect(model: nn.Module, inputs: object = None) -> ModelView:
         parameters=_in_order(
             held, parameters, {n for n, f in facts.items() if f.also_head}, modules
         ),
-        buffers={name: buffer_view(slot) for name, slot in held.items() if slot.is_buffer},
+        buffers=_buffers(held),
         traced=graph is not None,
         unseen=tuple(graph.invented) if graph is not None else (),
         problem=problem,
@@ -101,6 +101,16 @@ def _traced(
     except Exception as error:
         text = " ".join(str(error).split())[:200]
         return None, {}, f"the trace could not be read: {type(error).__name__}: {text}"
+
+
+def _buffers(held: Mapping[str, Slot]) -> dict[str, BufferView]:
+    """All names of all buffers: of a module that several hold, the first one owns."""
+    found = {}
+    for name, slot in held.items():
+        if slot.is_buffer:
+            found[name] = owner = buffer_view(slot)
+            found |= {alias: replace(owner, name=alias, tied_to=name) for alias in slot.aliases}
+    return found
 
 
 def _unreached(graph: Graph) -> tuple[str, ...]:

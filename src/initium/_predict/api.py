@@ -21,6 +21,7 @@ from initium._plan.fit import must_fit
 from initium._predict.draw import draw
 from initium._predict.realised import realised_plan
 from initium._predict.records import Band, Draw, LayerMoments, LayerPrediction, Prediction
+from initium._predict.slopes import student
 from initium.errors import InputError
 
 __all__ = ["FEWEST", "predict"]
@@ -205,8 +206,11 @@ def _geometric(values: Sequence[float]) -> tuple[float | None, Band | None]:
     if not all(0 < value < math.inf for value in values):
         return sum(values) / len(values), Band(min(values), max(values))
     logs = [math.log(value) for value in values]
+    typical = math.exp(sum(logs) / len(logs))
+    if len(logs) < FEWEST:
+        return typical, None
     band = _spread(logs)
-    return math.exp(sum(logs) / len(logs)), Band(math.exp(band.low), math.exp(band.high))
+    return typical, Band(math.exp(band.low), math.exp(band.high))
 
 
 def _spread(values: Sequence[float]) -> Band:
@@ -214,19 +218,8 @@ def _spread(values: Sequence[float]) -> Band:
     count = len(values)
     centre = sum(values) / count
     variance = sum((value - centre) ** 2 for value in values) / (count - 1)
-    reach = _student(count - 1) * math.sqrt(variance * (1 + 1 / count))
+    reach = student(count - 1) * math.sqrt(variance * (1 + 1 / count))
     return Band(centre - reach, centre + reach)
-
-
-def _student(freedom: int) -> float:
-    """The 97.5% point of Student's t: Abramowitz & Stegun 26.7.5, within 3% from 2 on."""
-    z = 1.959964
-    return (
-        z
-        + (z**3 + z) / (4 * freedom)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
-    )
 
 
 def _batch(inputs: object, made_up: bool) -> str:

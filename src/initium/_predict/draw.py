@@ -27,6 +27,7 @@ from initium._model.parametrized import settle
 from initium._model.state import preserved
 from initium._plan import Entry, Plan
 from initium._predict.field.mode import FieldMode
+from initium._predict.lazy.matrix import INDEPENDENT
 from initium._predict.lazy.source import Shared, Source, values
 from initium._predict.lazy.view import View
 from initium._predict.lazy.weight import LazyWeight
@@ -188,11 +189,23 @@ def _drawn(name: str, slot: Slot, entry: Entry, dense: int, shared: Shared) -> t
     small = tensor.numel() <= dense and not (shared.even and tensor.dim() > 1)
     if kept or slot.is_buffer or small or not floating:
         made = values(name, entry, shared.seed, tensor.dtype)
+        if shared.even and isinstance(entry.spec, INDEPENDENT):
+            made = _even(made, entry)
         return made if slot.is_buffer else nn.Parameter(made, tensor.requires_grad)
     source = Source(name, entry, tensor.dtype, tensor.requires_grad, shared)
     lazy = LazyWeight(source, View.of(entry.shape), tensor.dtype)
     lazy._is_param = True
     return lazy
+
+
+def _even(values: torch.Tensor, entry: Entry) -> torch.Tensor:
+    """A vector of random numbers with exactly the planned mean and std; a number stays."""
+    moments = entry.spec.moments(entry.shape)
+    spread = values.double().std(correction=0) if values.numel() > 1 else torch.zeros(())
+    if not moments.std or moments.mean is None or not spread:
+        return values
+    centred = (values.double() - values.double().mean()) / spread
+    return (centred * moments.std + moments.mean).to(values.dtype)
 
 
 class _WithoutDropout(TorchDispatchMode):

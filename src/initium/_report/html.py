@@ -19,12 +19,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path as FilePath
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from initium._report import words
-from initium._report.charts import HEIGHT, WIDTH, Scale, curve, dots, marks, scale, sideways
+from initium._report.charts import HEIGHT, WIDTH, Scale, area, curve, dots, marks, scale, sideways
 from initium._report.depth import Path, through
 from initium._report.records import (
     SEVERITIES,
@@ -33,6 +34,9 @@ from initium._report.records import (
     ParameterRecord,
     Report,
 )
+
+if TYPE_CHECKING:
+    import initium._predict.records
 
 __all__ = ["Page", "page", "render_html", "render_notebook", "render_template"]
 
@@ -121,7 +125,7 @@ def page(
         prefix=prefix,
         layers=layers,
         parameters=parameters,
-        charts=_charts(path, forward, backward),
+        charts=_charts(path, forward, backward, report.prediction),
         points=_points(path, links),
         spine="the outputs of the repeated blocks" if path.blocks else "layers with a matrix",
         forward=forward,
@@ -147,14 +151,25 @@ def backward_scale(reports: Sequence[Report]) -> Scale:
     return scale(layer.grad_second_moment for report in reports for layer in report.layers.values())
 
 
-def _charts(path: Path, forward: Scale, backward: Scale) -> tuple[Chart, ...]:
+def _charts(
+    path: Path,
+    forward: Scale,
+    backward: Scale,
+    prediction: initium._predict.records.Prediction | None,
+) -> tuple[Chart, ...]:
     layers = path.layers
+    known = prediction.layers if prediction is not None else {}
+    expected = [known.get(layer.name) for layer in layers]
+    bands = [None if one is None else one.band for one in expected]
+    grad_bands = [None if one is None else one.grad_band for one in expected]
+    said = ", predicted band" if any(bands) else ""
     moments = [layer.second_moment for layer in layers]
     signals = [layer.signal for layer in layers]
     gradients = [layer.grad_second_moment for layer in layers]
     signal = _series("signal between samples", "signal", signals, forward, path)
-    moment = _series("second moment E[x²]", "moment", moments, forward, path)
-    gradient = _series("second moment of the gradient E[g²]", "gradient", gradients, backward, path)
+    moment = _series(f"second moment E[x²]{said}", "moment", moments, forward, path, bands)
+    label = f"second moment of the gradient E[g²]{said}"
+    gradient = _series(label, "gradient", gradients, backward, path, grad_bands)
     return (
         Chart(
             title="Signal",
@@ -174,7 +189,12 @@ def _charts(path: Path, forward: Scale, backward: Scale) -> tuple[Chart, ...]:
 
 
 def _series(
-    label: str, style: str, values: Sequence[float | None], on: Scale, path: Path
+    label: str,
+    style: str,
+    values: Sequence[float | None],
+    on: Scale,
+    path: Path,
+    bands: Sequence[initium._predict.records.Band | None] = (),
 ) -> Series:
     spine = set(path.spine)
     beside = [index for index in range(len(values)) if index not in spine]
@@ -186,6 +206,12 @@ def _series(
         curve=curve(values, on, path.spine),
         dots=dots(values, on, beside if style != "signal" else ()),
         broken=tuple(sideways(i, len(values)) for i in marks(values, range(len(values)))),
+        band=area(
+            [None if band is None else band.low for band in bands],
+            [None if band is None else band.high for band in bands],
+            on,
+            path.spine if bands else (),
+        ),
     )
 
 

@@ -6,9 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from initium._report.deep import Deep
 from initium._types import Severity
+
+if TYPE_CHECKING:
+    import initium._predict.records
 
 __all__ = [
     "SEVERITIES",
@@ -213,6 +217,7 @@ class Report:
     attention: tuple[AttentionRecord, ...] = ()
     branches: tuple[BranchRecord, ...] = ()
     ranges: tuple[RangeRecord, ...] = ()
+    prediction: initium._predict.records.Prediction | None = None
 
     @property
     def ok(self) -> bool:

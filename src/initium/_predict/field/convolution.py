@@ -1,7 +1,7 @@
 """Second moments that a convolution gives to each position, from those of its input.
 
 q_out(p) = (C_in / groups) sum over taps t of E[W_t^2] q_in(p + t) + E[b^2]: a convolution of the
-map of second moments with the map of mean squares of the taps, so that padding, stride, dilation and
+map of second moments with the mean squares of the taps, so that padding, stride, dilation and
 transposition count as they do for the signal. Groups are averaged.
 """
 

@@ -25,8 +25,10 @@ from initium._predict.field.fields import (
 )
 from initium._predict.field.rules import Call, match, overloads, rule_of
 from initium._predict.field.views import VIEWS, viewed
+from initium._predict.lazy.matrix import INDEPENDENT
 from initium._predict.lazy.source import Shared
 from initium._predict.lazy.weight import LazyWeight, values_of
+from initium.spec import DeltaOrthogonal, Orthogonal
 
 __all__ = ["FieldMode"]
 
@@ -148,7 +150,8 @@ class FieldMode(TorchDispatchMode):
 
     def _convolved(self, call: Call, field: Field, lazy: LazyWeight) -> bool:
         args = call.args
-        if not self.shared.stretch:
+        alike = isinstance(lazy.source.entry.spec, (*INDEPENDENT, Orthogonal, DeltaOrthogonal))
+        if not self.shared.stretch or not alike:
             return False
         if call.operator is aten.convolution.default and args[1] is lazy and args[0].dim() > 2:
             predicted = forward_squares(args[0], values_of(lazy, "", False), args[2:])

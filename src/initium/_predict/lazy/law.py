@@ -202,9 +202,11 @@ def split(x: torch.Tensor, basis: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
 
 def _frame(rows: torch.Tensor) -> torch.Tensor:
     """The orthonormal rows next to these: (D D^T)^(-1/2) D."""
-    values, vectors = torch.linalg.eigh((rows @ rows.T).double())
-    root = (vectors * values.clamp_min(torch.finfo(torch.float64).tiny).rsqrt()) @ vectors.T
-    return root.to(rows.dtype) @ rows
+    many = 8 * rows.shape[0] > rows.shape[1]  # and then some of them are nearly dependent
+    wide = rows.double() if many else rows
+    values, vectors = torch.linalg.eigh((wide @ wide.T).double())
+    root = (vectors * values.clamp_min(1e-12 * values[-1]).rsqrt()) @ vectors.T
+    return (root.to(wide.dtype) @ wide).to(rows.dtype)
 
 
 def _orthonormal(unit: torch.Tensor, least: float) -> torch.Tensor:
