@@ -160,7 +160,7 @@ def test_ties_lost_on_the_way_to_meta_are_those_of_the_plan() -> None:
 def test_wrong_use_is_said(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     model = nn.Linear(20, 4)
     plan = initium.plan(model, "he")
-    with pytest.raises(InputError, match=r"draws: has to be at least 3 \(got 2\)"):
+    with pytest.raises(InputError, match=r"draws: has to be at least 3, or 0 \(got 2\)"):
         initium.predict(model, plan, batch[0], draws=2)
     with pytest.raises(InputError, match=r"seed: has to be from 0 to 2\^64 - 1 \(got -1\)"):
         initium.predict(model, plan, batch[0], seed=-1)
