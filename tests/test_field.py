@@ -387,3 +387,15 @@ def test_mirrored_units_are_not_independent() -> None:
     for name in ("10.0", "40.0"):
         real = measured.layers[name].second_moment
         assert found.layers[name].second_moment == pytest.approx(real, rel=0.5)
+
+
+def test_a_cross_entropy_starts_a_closed_form_backward() -> None:
+    """The factor per layer is chi = C_W / 2 from the loss down, with no noise in it."""
+    model = nn.Sequential(_plain("ReLU", 64, 6), nn.Linear(64, 10, bias=False))
+    inputs = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
+    plan = initium.plan(model, "normal(0.25)", inputs)  # C_W = 64 / 16 = 4, chi = 2
+    found = draw(model, plan, inputs, targets=torch.arange(8), closed=True).layers
+    assert {layer.grad_tier for layer in found.values()} == {CLOSED}
+    gradients = [found[f"0.{number}"].grad_second_moment or 0.0 for number in range(0, 12, 2)]
+    ratios = [before / after for before, after in zip(gradients[:-1], gradients[1:], strict=True)]
+    assert ratios == pytest.approx([2.0] * 5, rel=1e-3)

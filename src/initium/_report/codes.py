@@ -93,7 +93,7 @@ def explain_code(text: str, width: int = 80) -> str:
     said = (("Symptom", code.symptom), ("Cause", code.cause), ("Fix", code.fix))
     for heading, sentence in said:
         parts.append(_filled(f"{heading}: {sentence}", width))
-    parts.insert(3, f"Example:\n\n    {code.example}")
+    parts.insert(3, f"Example:\n\n{textwrap.indent(code.example, '    ')}")
     if code.sources:
         listed = "\n".join(f"  - {source}" for source in code.sources)
         parts.append(f"Sources:\n{listed}")

@@ -365,6 +365,22 @@ def norm_derivative(call: Call) -> Field | None:
 
 
 @rule(
+    overloads(
+        *("_log_softmax", "_log_softmax_backward_data", "nll_loss_forward", "nll_loss_backward")
+    ),
+    assumes="the normaliser and the gradient of a cross-entropy are those of the logits at hand.",
+)
+def cross_entropy(call: Call) -> Field | None:
+    """Where the backward pass starts: what comes out is given, as a cotangent is."""
+    signals = [(t, f) for t, f in call.signals() if t.shape == call.out.shape]
+    if not signals:
+        return Field((False,) * call.out.dim(), frozenset(), call.tier())
+    field = signals[-1][1]
+    backward = "backward" in call.operator._schema.name
+    return Field(field.channels, frozenset() if backward else field.pieces, call.tier())
+
+
+@rule(
     overloads("mean", "sum", "var", "var_mean", "std", "linalg_vector_norm", "norm"),
     assumes="an average over channels of a function of one normal field is that of infinite width.",
 )
