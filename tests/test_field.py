@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -397,5 +398,5 @@ def test_a_cross_entropy_starts_a_closed_form_backward() -> None:
     found = draw(model, plan, inputs, targets=torch.arange(8), closed=True).layers
     assert {layer.grad_tier for layer in found.values()} == {CLOSED}
     gradients = [found[f"0.{number}"].grad_second_moment or 0.0 for number in range(0, 12, 2)]
-    ratios = [before / after for before, after in zip(gradients[:-1], gradients[1:], strict=True)]
+    ratios = [before / after for before, after in pairwise(gradients)]
     assert ratios == pytest.approx([2.0] * 5, rel=1e-3)
