@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -627,7 +628,7 @@ def test_every_code_says_everything(name: str) -> None:
     assert all((code.title, code.symptom, code.cause, code.example, code.fix))
     text = initium.explain(name.lower())
     assert text.startswith(f"{name}: {code.title}")
-    assert code.example in text
+    assert textwrap.indent(code.example, "    ") in text
     assert all(len(line) <= 120 for line in text.split("\n") if "https://" not in line)
 
 
