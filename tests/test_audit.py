@@ -26,6 +26,7 @@ from torch.nn.utils import parametrizations
 import initium
 from initium import Audit, Finding, audit
 from initium._audit import poison
+from initium._audit.twins import _agree
 from initium._audit.values import find_in_values
 from initium._cli import run
 from initium._load import load
@@ -1144,3 +1145,11 @@ def test_the_page_has_every_code_and_no_other() -> None:
         for code in re.findall(r'"(IN7\d\d)"', path.read_text())
     }
     assert used == set(re.findall(r"^\| (IN7\d\d) \|", page, re.MULTILINE))
+
+
+def test_tensors_that_both_begin_with_zero_are_no_copies() -> None:
+    """As sparse and masked weights do."""
+    first, second = (torch.randn(64, 64) for _ in range(2))
+    first[0, 0] = second[0, 0] = 0
+    assert not _agree(first, second)
+    assert _agree(first, -3 * first)

@@ -94,7 +94,7 @@ def _agree(first: torch.Tensor, second: torch.Tensor) -> bool:
 
 def _direction(value: torch.Tensor, count: int) -> torch.Tensor:
     head = value.flatten()[:count].double().cpu()
-    return head / head.norm() * head[0].sign()
+    return head / head.norm() * head[head.abs().argmax()].sign()
 
 
 CLOSE = 0.01

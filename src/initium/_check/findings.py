@@ -65,7 +65,8 @@ def _draw(facts: Facts, view: ModelView, plan: Plan | None) -> tuple[Finding, ..
     outside = find_out_of_range(facts, view)
     roots = _roots(signal, facts, view)
     if any(finding.severity != "info" for finding in roots):
-        roots = _as_grave(roots, [*find_loss(facts, view), *signal])
+        felt = (find_loss, find_peaked, find_saturated, find_dead)
+        roots = _as_grave(roots, [*signal, *(f for find in felt for f in find(facts, view))])
         return _sorted([*found, *roots, *(f for f in zero if f.severity == "info")])
     found += outside
     dead = find_dead(facts, view)

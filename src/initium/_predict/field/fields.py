@@ -128,7 +128,7 @@ def by_position(tensor: torch.Tensor, channels: tuple[bool, ...] | None) -> bool
     dims = [dim for dim, held in enumerate(along) if held and tensor.shape[dim] > 1]
     if not dims:
         return True
-    magnitudes = tensor.detach().abs()
+    magnitudes = tensor if tensor.dtype == torch.bool else tensor.detach().abs()
     return bool((magnitudes.amax(dims) == magnitudes.amin(dims)).all())
 
 

@@ -34,7 +34,8 @@ __all__ = ["FieldMode"]
 
 aten = torch.ops.aten
 COPIES = frozenset(overloads("clone", "_to_copy", "contiguous"))
-LEFT, RIGHT = 0, 1
+RANDOM = (*INDEPENDENT, Orthogonal, DeltaOrthogonal)
+"""Weights whose products are independent of what they are given."""
 MATRICES = {
     aten.mm.default: 0,
     aten.addmm.default: 1,
@@ -69,32 +70,27 @@ class FieldMode(TorchDispatchMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        fields = [field for leaf in given if (field := self.ledger.get(leaf)) is not None]
+        known = {id(t): field for t in given if (field := self.ledger.get(t)) is not None}
+        fields = list(known.values())
         lazy = next((leaf for leaf in given if isinstance(leaf, LazyWeight)), None)
         if not fields and lazy is None:
             return func(*args, **kwargs)
-        writes = func._schema.is_mutable
-        originals = self._kept(args) if writes else {}
+        written = _written(func, args, kwargs)
+        originals = {id(t): t.clone() for t in written if id(t) in known}
         self.shared.used = None
         self.shared.stretch = not _backward() or weakest(fields) == CLOSED
         result = func(*args, **kwargs)
-        if writes:
-            self.ledger.forget(args[0])
+        for tensor in written:
+            self.ledger.forget(tensor)
         if func in VIEWS:
             self._view(func, args, kwargs, result)
         else:
             for number, out in enumerate(result if isinstance(result, tuple | list) else [result]):
                 if type(out) in PLAIN and out.is_floating_point() and out.numel():
-                    call = Call(func, tuple(args), kwargs, out, self.ledger, originals)
-                    field = self._product(call, lazy, number) or self._between(call, fields)
+                    call = Call(func, tuple(args), kwargs, out, known, originals)
+                    field = self._product(call, lazy, number) or self._between(call, fields, lazy)
                     self.ledger.put(out, field)
         return result
-
-    def _kept(self, args: Sequence[Any]) -> dict[int, torch.Tensor]:
-        """A copy of what is overwritten, where something may be a function of it."""
-        field = self.ledger.get(args[0]) if type(args[0]) in PLAIN else None
-        own = field is not None and field.gaussian and field.base is None
-        return {id(args[0]): args[0].clone()} if own else {}
 
     def _view(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> None:
         field = self.ledger.get(args[0]) if type(args[0]) in PLAIN else None
@@ -110,7 +106,7 @@ class FieldMode(TorchDispatchMode):
 
             self.ledger.put(out, viewed(field, args[0].shape, look))
 
-    def _between(self, call: Call, fields: Sequence[Field]) -> Field:
+    def _between(self, call: Call, fields: Sequence[Field], lazy: LazyWeight | None) -> Field:
         if call.operator in COPIES and len(fields) == 1:
             return fields[0]
         made = rule_of(call.operator)
@@ -118,10 +114,12 @@ class FieldMode(TorchDispatchMode):
         if found is not None:
             return found
         tier = weakest(fields)
-        if not call.signals():
+        pieces = frozenset().union(*(field.pieces for field in fields))
+        if lazy is None and not any(
+            field.channels is None or any(field.channels) for field in fields
+        ):
             return Field((False,) * call.out.dim(), frozenset(), tier)
         alike = [f.channels for t, f in call.signals() if t.shape == call.out.shape]
-        pieces = frozenset().union(*(field.pieces for field in fields))
         return Field(alike[0] if alike else None, pieces, SAMPLED)
 
     # Products -----------------------------------------------------------------------------------
@@ -134,8 +132,10 @@ class FieldMode(TorchDispatchMode):
         drawn = lazy is not None and self.shared.used is not None
         if lazy is None and len(call.signals()) != 1:
             return None
-        tier = weakest(self.ledger.get(tensor) for tensor in call.tensors)
-        source = (lazy.source.name if lazy is not None else id(call.out), self.shared.used)
+        tier = call.tier()
+        if lazy is None or not (drawn or isinstance(lazy.source.entry.spec, RANDOM)):
+            return self._mixed(call, dim)
+        source = (lazy.source.name, self.shared.used)
         key = source if drawn else (*source, _backward())
         seen = key in self.products
         index = self.products.setdefault(key, len(self.products))
@@ -144,14 +144,20 @@ class FieldMode(TorchDispatchMode):
         field = Field(channels, frozenset({piece}), tier, gaussian=True)
         if drawn:
             return field
-        if lazy is not None and not seen and self._convolved(call, field, lazy):
+        if not seen and self._convolved(call, field, lazy):
             return field
         return Field(channels, frozenset({piece}), SAMPLED, gaussian=True)
 
+    def _mixed(self, call: Call, dim: int) -> Field:
+        """A product with a constant: as dependent on everything as what it is given."""
+        pieces = frozenset().union(*(field.pieces for field in call.fields.values()))
+        if dim != call.out.dim() - 1 and call.operator in MATRICES:
+            return Field(None, pieces, SAMPLED)
+        return Field(tuple(at == dim for at in range(call.out.dim())), pieces, SAMPLED)
+
     def _convolved(self, call: Call, field: Field, lazy: LazyWeight) -> bool:
         args = call.args
-        alike = isinstance(lazy.source.entry.spec, (*INDEPENDENT, Orthogonal, DeltaOrthogonal))
-        if not self.shared.stretch or not alike:
+        if not self.shared.stretch:
             return False
         if call.operator is aten.convolution.default and args[1] is lazy and args[0].dim() > 2:
             predicted = forward_squares(args[0], values_of(lazy, "", False), args[2:])
@@ -177,6 +183,22 @@ class FieldMode(TorchDispatchMode):
 
     def _is_weight(self, tensor: torch.Tensor) -> bool:
         return isinstance(tensor, LazyWeight) or self.ledger.get(tensor) is None
+
+
+def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+    """The tensors that an operator writes to."""
+    if not func._schema.is_mutable:
+        return []
+    names = [argument for argument in func._schema.arguments if _is_written(argument)]
+    places = {argument.name: at for at, argument in enumerate(func._schema.arguments)}
+    values = [
+        args[places[n.name]] if places[n.name] < len(args) else kwargs.get(n.name) for n in names
+    ]
+    return [leaf for leaf in tree_leaves(values) if type(leaf) in PLAIN]
+
+
+def _is_written(argument: Any) -> bool:
+    return argument.alias_info is not None and argument.alias_info.is_write
 
 
 def _backward() -> bool:

@@ -22,7 +22,6 @@ from initium._predict.field.fields import (
     SAMPLED,
     Field,
     Function,
-    Ledger,
     apart,
     by_position,
     means,
@@ -43,15 +42,24 @@ FEWEST = 16
 class Call:
     """One operator call and one tensor that it gave.
 
-    ``originals`` are what arguments held before the operator wrote to them, by ``id``.
+    ``fields`` and ``originals`` are by ``id`` of the operands: what was known of them, and what
+    they held, if the operator has written to them.
     """
 
     operator: Any
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     out: torch.Tensor
-    ledger: Ledger
+    fields: Mapping[int, Field]
     originals: Mapping[int, torch.Tensor]
+
+    def field(self, tensor: torch.Tensor) -> Field | None:
+        """What was known of an operand before the call."""
+        return self.fields.get(id(tensor))
+
+    def before(self, tensor: torch.Tensor) -> torch.Tensor:
+        """What an operand held before the call."""
+        return self.originals.get(id(tensor), tensor)
 
     @property
     def tensors(self) -> list[torch.Tensor]:
@@ -59,11 +67,11 @@ class Call:
 
     def signals(self) -> list[tuple[torch.Tensor, Field]]:
         """The operands with channels, or whose channels are unknown."""
-        held = ((tensor, self.ledger.get(tensor)) for tensor in self.tensors)
+        held = ((tensor, self.field(tensor)) for tensor in self.tensors)
         return [(t, f) for t, f in held if f is not None and f.channels != (False,) * t.dim()]
 
     def tier(self) -> str:
-        return weakest(self.ledger.get(tensor) for tensor in self.tensors)
+        return weakest(self.field(tensor) for tensor in self.tensors)
 
 
 Rule = Callable[[Call], Field | None]
@@ -143,6 +151,8 @@ def _linear(
             return plain
         base, made = composed
         return replace(plain, gaussian=True, base=base, function=made)
+    if any(t.dtype == torch.bool and not by_position(t, plain.channels) for t in rest):
+        return replace(plain, tier=SAMPLED)
     even = call.operator in SUMS or all(by_position(other, plain.channels) for other in rest)
     return replace(plain, gaussian=field.gaussian and even)
 
@@ -182,7 +192,7 @@ def _composition(
 
 
 def _base(call: Call, tensor: torch.Tensor, field: Field) -> torch.Tensor:
-    return call.originals.get(id(tensor), tensor) if field.base is None else field.base
+    return call.before(tensor) if field.base is None else field.base
 
 
 def _number(tensor: torch.Tensor) -> torch.Tensor | None:
@@ -216,7 +226,7 @@ def _of_two(
     call: Call, signals: Sequence[tuple[torch.Tensor, Field]], plain: Field
 ) -> Field | None:
     """A product or a sum of two signals with bases of their own."""
-    (left, one), (right, other) = signals
+    (left, one), (right, other) = ((call.before(tensor), field) for tensor, field in signals)
     independent = apart(one, other)
     if call.operator in SUMS:
         gaussian = all(field.gaussian and field.function is None for _, field in signals)
@@ -290,7 +300,7 @@ def derivative(call: Call) -> Field | None:
     gradient, signals = call.args[0], call.signals()
     if not signals or any(field.channels is None for _, field in signals):
         return None
-    one = call.ledger.get(gradient)
+    one = call.field(gradient)
     signal, other = signals[-1]
     if len(signals) != (1 if one is None else 2) or signal is gradient or not other.gaussian:
         return None
@@ -341,11 +351,25 @@ def linear(call: Call) -> Field | None:
         call.out.shape[dim] == tensor.shape[dim] for dim, held in enumerate(field.channels) if held
     )
     if not kept:
-        return _statistic(call.out, field, call.tier()) if call.out.dim() <= tensor.dim() else None
-    others = [t for t in call.tensors if t is not tensor and t.is_floating_point()]
-    even = all(_number(other) is not None for other in others)
+        return _of_other_size(call, tensor, field)
+    others = [t for t in call.tensors if t is not tensor]
+    if any(t.dtype == torch.bool and not by_position(t, field.channels) for t in others):
+        return Field(field.channels, field.pieces, SAMPLED)
+    even = all(_number(other) is not None for other in others if other.is_floating_point())
     plain = Field(field.channels, field.pieces, call.tier())
     return replace(plain, gaussian=field.gaussian and field.function is None and even)
+
+
+def _of_other_size(call: Call, tensor: torch.Tensor, field: Field) -> Field | None:
+    """The statistics that a norm gives beside its output; or a choice of channels."""
+    assert field.channels is not None
+    out = call.out
+    if out.dim() > tensor.dim():
+        return None
+    sizes = [size for size, held in zip(out.shape, field.channels, strict=False) if held]
+    if out.dim() < tensor.dim() or all(size == 1 for size in sizes):
+        return _statistic(out, field, call.tier())
+    return Field(field.channels, field.pieces, call.tier())
 
 
 @rule(
@@ -357,7 +381,7 @@ def linear(call: Call) -> Field | None:
 def norm_derivative(call: Call) -> Field | None:
     """Linear in the gradient; the statistics are those of the signal."""
     gradient = call.args[0]
-    field = call.ledger.get(gradient)
+    field = call.field(gradient)
     if field is None or field.channels is None or call.out.shape != gradient.shape:
         return None
     batch = "batch_norm" in call.operator._schema.name
@@ -394,7 +418,8 @@ def reduction(call: Call) -> Field | None:
     dims = _reduced(call, tensor.dim())
     over = [field.channels[dim] for dim in dims]
     if all(over) and sum(over) == sum(field.channels):
-        return _statistic(call.out, field, call.tier())
+        strays = call.operator in overloads("sum") and field.function is None
+        return _statistic(call.out, field, SAMPLED if strays else call.tier())
     if any(over) or call.operator not in overloads("mean", "sum"):
         return None
     kept = call.out.dim() == tensor.dim()
@@ -426,7 +451,7 @@ def _statistic(out: torch.Tensor, field: Field, tier: str) -> Field:
 def joined(call: Call) -> Field | None:
     """Several signals side by side."""
     parts = list(call.args[0])
-    fields = [call.ledger.get(part) for part in parts]
+    fields = [call.field(part) for part in parts]
     held = [field for field in fields if field is not None and field.channels is not None]
     if not held or len(held) < len([field for field in fields if field is not None]):
         return None
