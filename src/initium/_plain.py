@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from types import MappingProxyType
 
-__all__ = ["plain"]
+__all__ = ["as_json", "plain"]
 
 
 def plain(value: object, as_text: tuple[type, ...] = ()) -> object:
@@ -26,3 +28,17 @@ def plain(value: object, as_text: tuple[type, ...] = ()) -> object:
     if isinstance(value, (list, tuple)):
         return [plain(item, as_text) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def as_json(value: object, head: Mapping[str, object] = MappingProxyType({})) -> str:
+    """:func:`plain` data as strict JSON text; the ``head`` stands before the fields of a record.
+
+    Example:
+        >>> as_json({"std": math.nan}, {"initium": "note"}).split()
+        ['{', '"initium":', '"note",', '"std":', 'null', '}']
+    """
+    data = plain(value)
+    if head:
+        assert isinstance(data, dict)
+        data = {**head, **data}
+    return json.dumps(data, indent=2, allow_nan=False)

@@ -6,7 +6,6 @@ statement about a parameter comes with the :class:`Evidence` for it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -367,13 +366,13 @@ class ModelView:
         attributes of :class:`ParameterView`. A name that is tied holds its own name, module and
         role, shape and dtype, and ``tied_to``, under which the rest is.
         """
-        from initium._plain import plain
+        from initium._plain import as_json, plain
 
         data = {"initium": "view", "version": 1, **dict(plain(self))}  # type: ignore[call-overload]
         for name, view in self.parameters.items():
             if view.tied_to is not None:
                 data["parameters"][name] = plain(_tied(view))
-        return json.dumps(data, indent=2, allow_nan=False)
+        return as_json(data)
 
 
 def _tied(view: ParameterView) -> dict[str, object]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from initium._plain import plain
+from initium._plain import as_json, plain
 from initium._report.records import SEVERITIES, Finding
 from initium._types import Severity
 
@@ -101,7 +100,7 @@ class Audit:
         """The audit as strict JSON text; also written to ``path``, at once or not at all."""
         from initium._files import write_text
 
-        text = json.dumps(self.to_dict(), indent=2, allow_nan=False)
+        text = as_json(self.to_dict())
         if path is not None:
             write_text(path, text + "\n")
         return text

@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Iterator
 
 from initium._audit.records import Audit, TensorAudit
-from initium._check.words import plural
 from initium._report.records import SEVERITIES, Finding
+from initium._report.words import count
 from initium._tables import fold, number, render, shape_text, table, width_of
 
 __all__ = ["audit_table"]
@@ -39,12 +39,12 @@ def _heading(audit: Audit) -> str:
     counts = [
         f"{found.count(severity)} info"
         if severity == "info"
-        else plural(found.count(severity), severity)
+        else count(found.count(severity), severity)
         for severity in SEVERITIES
         if severity in found
     ]
     said = ", ".join(counts) or "nothing found"
-    return f"{audit.model}: {said}, in {plural(audit.runs, 'run')} of the init code"
+    return f"{audit.model}: {said}, in {count(audit.runs, 'run')} of the init code"
 
 
 def _told(finding: Finding, width: int) -> Iterator[str]:

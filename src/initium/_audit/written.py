@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable
 
 from initium._audit.evidence import Evidence, TensorEvidence
 from initium._audit.tape import Event
-from initium._check.words import also, listed, plural
+from initium._check.words import also, listed
 from initium._report.records import Finding
+from initium._report.words import count
 from initium._types import Severity
 
 __all__ = ["find_written"]
@@ -123,7 +124,7 @@ def _twice(evidence: Evidence) -> Iterable[Finding]:
         severity="info",
         title="written more than once",
         where=_names(twice),
-        message=f"{plural(wasted, 'element')} of {plural(len(twice), 'parameter')} written in "
+        message=f"{count(wasted, 'element')} of {count(len(twice), 'parameter')} written in "
         f"vain: {longest.name} by {chain}. Only the last one counts",
         fix="build the model under torch.device('meta') and call to_empty(device=...) before the "
         "init code runs, or take the earlier write out",
@@ -176,7 +177,7 @@ def _same_stream(evidence: Evidence) -> Iterable[Finding]:
         where=names,
         message=f"{listed(groups[0])} are drawn from the same state of the generator{place}: equal "
         "in their first elements up to scale, and equal throughout where the shapes are; "
-        f"{plural(len(names), 'tensor')} in {plural(len(groups), 'group')}",
+        f"{count(len(names), 'tensor')} in {count(len(groups), 'group')}",
         fix="seed once, before the first tensor; a seed for each tensor has to depend on its name",
         numbers={"tensors": len(names), "groups": len(groups)},
     )
@@ -198,7 +199,7 @@ def _past_autograd(evidence: Evidence) -> Iterable[Finding]:
         if group:
             events = [event for event in group[0].events if event.bypass]
             place = f" ({events[0].place.where})" if events else ""
-            said.append(f"{plural(len(group), 'tensor')} {how}, such as {group[0].name}{place}")
+            said.append(f"{count(len(group), 'tensor')} {how}, such as {group[0].name}{place}")
     yield Finding(
         code="IN705",
         severity="info",
@@ -251,7 +252,7 @@ def _seedless(evidence: Evidence) -> Iterable[Finding]:
         severity="warning" if evidence.reseeded else "info",
         title="the seed has no effect",
         where=_names(found),
-        message=f"random numbers of {plural(len(found), 'tensor')} are the same under two seeds: "
+        message=f"random numbers of {count(len(found), 'tensor')} are the same under two seeds: "
         f"{how}; {listed(_names(found))}",
         fix=fix,
         numbers={"tensors": len(found)},
@@ -269,7 +270,7 @@ def _replaced(evidence: Evidence) -> Iterable[Finding]:
         severity="warning",
         title="parameters replaced",
         where=_names(found),
-        message=f"{plural(len(found), 'tensor')} are other objects after the init than before: "
+        message=f"{count(len(found), 'tensor')} are other objects after the init than before: "
         f"{listed(_names(found))}.{torn} An optimizer, a tie or a hook made earlier goes on with "
         "the old ones",
         fix=f"write in place: with torch.no_grad(): {found[0].name}.copy_(values)",
@@ -366,7 +367,7 @@ def _defeated(evidence: Evidence) -> Iterable[Finding]:
             title="an intended zero overwritten",
             where=names,
             message=f"{first.name} is set to zero at {zero.place.where}, and then to something "
-            f"else by {last.by} at {where}, a rule for {plural(reach[where], 'tensor')}: what was "
+            f"else by {last.by} at {where}, a rule for {count(reach[where], 'tensor')}: what was "
             f"meant to start closed starts open{also(names)}",
             fix="run the rule for all first and the special one last, or leave these out of it",
             numbers={"tensors": len(names), "general": reach[where], "special": len(group)},
@@ -409,7 +410,7 @@ def _unbound(evidence: Evidence) -> Iterable[Finding]:
         where=names,
         message=f"the truncated normal of {listed(first)} ({where}) has std {std:g} and bounds "
         f"[{low:g}, {high:g}], which lie {min(-low, high) / std:.3g} sigmas out: nothing is cut, "
-        f"and the distribution is a plain normal; {plural(len(names), 'tensor')} in all",
+        f"and the distribution is a plain normal; {count(len(names), 'tensor')} in all",
         fix=f"give bounds in the units of the values, a={-2 * std:g}, b={2 * std:g}, or use "
         "normal_, which is faster",
         numbers={"tensors": len(names), "sigmas": min(-low, high) / std},

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from initium._plain import plain
+from initium._plain import as_json
 from initium._plan import Plan
 from initium._tables import fold, legend, number, render, table
 
@@ -103,11 +102,11 @@ class Calibration:
             "passes": self.passes,
             "batches": self.batches,
             "reached": self.reached,
-            "scaled": plain(self.scaled),
-            "left": plain(self.left),
-            "notes": list(self.notes),
+            "scaled": self.scaled,
+            "left": self.left,
+            "notes": self.notes,
         }
-        return json.dumps(data, indent=2, allow_nan=False)
+        return as_json(data)
 
     def __str__(self) -> str:
         return _text(self)

@@ -1,12 +1,13 @@
-"""Words that findings share: names folded into few, and counts with their nouns."""
+"""Words that findings share: names folded into few."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from initium._report.words import count
 from initium._tables import fold
 
-__all__ = ["also", "listed", "plural"]
+__all__ = ["also", "listed"]
 
 SHOWN = 4
 
@@ -24,16 +25,6 @@ def listed(names: Iterable[str], most: int = SHOWN) -> str:
     return f"{text} and {more:,} more" if more else text
 
 
-def plural(count: int, noun: str) -> str:
-    """A count with its noun.
-
-    Example:
-        >>> plural(1, "parameter"), plural(1200, "element")
-        ('1 parameter', '1,200 elements')
-    """
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
-
-
 def also(names: Iterable[str], noun: str = "tensor") -> str:
     """How many there are besides the first, which the sentence has named; nothing for one.
 
@@ -42,4 +33,4 @@ def also(names: Iterable[str], noun: str = "tensor") -> str:
         ('', '; 2 tensors in all: a, b')
     """
     names = list(names)
-    return f"; {plural(len(names), noun)} in all: {listed(names)}" if len(names) > 1 else ""
+    return f"; {count(len(names), noun)} in all: {listed(names)}" if len(names) > 1 else ""

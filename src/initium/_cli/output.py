@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import typer
 
-from initium._plain import plain
+from initium._plain import as_json, plain
 
 __all__ = ["announce", "echo", "echo_json"]
 
@@ -21,7 +19,7 @@ def echo(value: object, as_json: bool) -> None:
 
 
 def echo_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, allow_nan=False))
+    typer.echo(as_json(value))
 
 
 def announce(text: str) -> None:

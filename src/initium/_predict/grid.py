@@ -7,7 +7,6 @@ the first loss. Not covered: what happens after the first step.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -109,10 +108,9 @@ class Grid:
 
     def to_json(self) -> str:
         """Everything, as JSON text: ``{"initium": "grid", "version": 1, "points": [...], ...}``."""
-        from initium._plain import plain
+        from initium._plain import as_json
 
-        data = {"initium": "grid", "version": VERSION}
-        return json.dumps({**data, **dict(plain(self))}, indent=2, allow_nan=False)  # type: ignore[call-overload]
+        return as_json(self, {"initium": "grid", "version": VERSION})
 
     def __str__(self) -> str:
         from initium._predict.grid_table import grid_table

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,10 +108,9 @@ class Prediction:
 
     def to_json(self) -> str:
         """Everything, as JSON text: ``{"initium": "prediction", "version": 2, "layers": ...}``."""
-        from initium._plain import plain
+        from initium._plain import as_json
 
-        data = {"initium": "prediction", "version": VERSION}
-        return json.dumps({**data, **dict(plain(self))}, indent=2, allow_nan=False)  # type: ignore[call-overload]
+        return as_json(self, {"initium": "prediction", "version": VERSION})
 
     def to_html(self, path: str | Path, edges: Sequence[Edge] = ()) -> Path:
         """Write one page with the curves through depth and their bands.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from initium._plain import plain
+from initium._plain import as_json, plain
 from initium._plan import Plan
 from initium._report.records import Finding, Report
 from initium._report.words import plain as printable
@@ -96,7 +95,7 @@ class Repair:
         """That as JSON text; also written to ``path``, at once or not at all."""
         from initium._files import write_text
 
-        text = json.dumps(self.to_dict(), indent=2, allow_nan=False)
+        text = as_json(self.to_dict())
         if path is not None:
             write_text(path, text + "\n")
         return text

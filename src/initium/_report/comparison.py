@@ -6,13 +6,12 @@ compared by name; those that only one report has are listed apart.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from initium._plain import plain
+from initium._plain import as_json
 from initium._report.reading import load_report
 from initium._report.records import Finding, Report
 
@@ -113,7 +112,7 @@ class Comparison:
             "removed": self.removed,
             "added": self.added,
         }
-        return json.dumps(plain(data), indent=2, allow_nan=False)
+        return as_json(data)
 
     def to_html(self, path: str | Path) -> Path:
         """Write the comparison as one HTML file that needs no network; returns its path."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -268,8 +267,9 @@ class Report:
     def to_json(self, path: str | Path | None = None) -> str:
         """The report as strict JSON text; also written to ``path``, at once or not at all."""
         from initium._files import write_text
+        from initium._plain import as_json
 
-        text = json.dumps(_finite(self.to_dict()), indent=2, allow_nan=False)
+        text = as_json(self.to_dict())
         text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
         if path is not None:
             write_text(path, text + "\n")
@@ -311,13 +311,3 @@ class Report:
         from initium._report.html import render_notebook
 
         return render_notebook(self)
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, float):
-        return value if value - value == 0.0 else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value

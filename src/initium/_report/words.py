@@ -57,11 +57,12 @@ def count(items: int, noun: str) -> str:
     """A number of things, with thousands apart.
 
     Example:
-        >>> count(1, "error"), count(1200, "layer"), count(2, "branch")
-        ('1 error', '1,200 layers', '2 branches')
+        >>> count(1, "error"), count(1200, "layer"), count(2, "branch"), count(3, "matrix")
+        ('1 error', '1,200 layers', '2 branches', '3 matrices')
     """
-    ending = "" if items == 1 else "es" if noun.endswith("ch") else "s"
-    return f"{items:,} {noun}{ending}"
+    if items != 1:
+        noun = re.sub("ix$", "ice", noun) + ("es" if noun.endswith("ch") else "s")
+    return f"{items:,} {noun}"
 
 
 def shape(sizes: Iterable[int]) -> str:

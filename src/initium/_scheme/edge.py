@@ -7,7 +7,6 @@ chaotic one, in which inputs part and gradients grow. Not covered: norms, residu
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -63,10 +62,9 @@ class Edge:
 
     def to_json(self) -> str:
         """Everything, as JSON text; what is not finite is null."""
-        from initium._plain import plain
+        from initium._plain import as_json
 
-        data = {"initium": "edge", "version": VERSION}
-        return json.dumps({**data, **dict(plain(self))}, indent=2, allow_nan=False)  # type: ignore[call-overload]
+        return as_json(self, {"initium": "edge", "version": VERSION})
 
     def to_svg(self) -> str:
         """The plane as an SVG file of its own, for light and dark."""

@@ -5,7 +5,6 @@ No torch.
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Sequence
@@ -13,8 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from initium._check.thresholds import COORDINATE_READOUT, COORDINATE_SLOPE
-from initium._check.words import plural
-from initium._plain import plain
+from initium._plain import as_json, plain
+from initium._report.words import count
 from initium._slopes import fit as line
 from initium._slopes import student
 from initium._tables import render, table
@@ -86,7 +85,7 @@ class CoordinateCheck:
 
     def to_json(self) -> str:
         """The same as strict JSON."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+        return as_json(self.to_dict())
 
     def __str__(self) -> str:
         return _text(self)
@@ -150,8 +149,8 @@ def _text(check: CoordinateCheck) -> str:
         else "training diverged"
     )
     facts = (
-        f"{check.axis}s {', '.join(map(str, check.sizes))} · {plural(check.seeds, 'seed')} · "
-        f"{plural(check.steps, 'step')} of {check.optimizer} · {check.loss} · {check.seconds:.1f} s"
+        f"{check.axis}s {', '.join(map(str, check.sizes))} · {count(check.seeds, 'seed')} · "
+        f"{count(check.steps, 'step')} of {check.optimizer} · {check.loss} · {check.seconds:.1f} s"
     )
     steps = sorted({slope.step for slope in check.slopes})
     by_name: dict[str, dict[int, Slope]] = {}
@@ -180,13 +179,13 @@ def _kept(check: CoordinateCheck) -> str:
     if not unclear:
         return f"coordinates keep their size over {check.axis}"
     return (
-        f"unclear over {check.axis} for {len(unclear):,} of {plural(len(judged), 'module')}, and "
+        f"unclear over {check.axis} for {len(unclear):,} of {count(len(judged), 'module')}, and "
         "none fails: more seeds or sizes will tell"
     )
 
 
 def _modules(names: list[str], one: str, several: str) -> str:
-    return f"{plural(len(names), 'module')} {one if len(names) == 1 else several}"
+    return f"{count(len(names), 'module')} {one if len(names) == 1 else several}"
 
 
 def _cell(slope: Slope | None) -> str:

@@ -8,8 +8,9 @@ import torch
 
 from initium._check.sample import sampled
 from initium._check.thresholds import OUTLIER_SIGMAS, OUTLIERS_RARE
-from initium._check.words import also, plural
+from initium._check.words import also
 from initium._report.records import Finding
+from initium._report.words import count
 from initium._types import ModelView, ParameterView
 
 __all__ = ["find_outliers"]
@@ -39,7 +40,7 @@ def find_outliers(values: Mapping[str, torch.Tensor], view: ModelView) -> Iterab
             severity="warning",
             title="outliers",
             where=names,
-            message=f"{plural(far, 'element')} of {first} lie beyond {OUTLIER_SIGMAS:g} sigmas, "
+            message=f"{count(far, 'element')} of {first} lie beyond {OUTLIER_SIGMAS:g} sigmas, "
             f"the largest at {worst:.3g}, while the others have std {scale:.3g}"
             f"{also(names, 'weight')}",
             fix=f"draw {first} again in float32 with nn.init.trunc_normal_({first}, std="

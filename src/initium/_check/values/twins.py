@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from initium._check.thresholds import ROWS_ALIKE
-from initium._check.words import also, listed, plural
+from initium._check.words import also, listed
 from initium._report.records import Finding
+from initium._report.words import count
 from initium._types import MATRIX_ROLES, ModelView
 
 __all__ = ["find_copied_rows", "find_equal_rows", "find_twins"]
@@ -55,8 +56,8 @@ def find_twins(values: Mapping[str, torch.Tensor], view: ModelView) -> Iterable[
         severity="warning",
         title="identical tensors",
         where=names,
-        message=f"{listed(first)} {how}, although they look random; {plural(len(names), 'tensor')} "
-        f"in {plural(len(groups), 'group')}",
+        message=f"{listed(first)} {how}, although they look random; {count(len(names), 'tensor')} "
+        f"in {count(len(groups), 'group')}",
         fix="draw each anew: a layer that was deep-copied has to be reset, and a generator must "
         "not be seeded again for every tensor",
         numbers={"tensors": len(names), "groups": len(groups)},
