@@ -324,7 +324,10 @@ def schoenholz() -> Section:
         "Schoenholz et al. 2017: order, chaos and the depth scale between them, tanh",
         "Deep Information Propagation, arXiv:1611.01232, sections 3 and 4",
         "That one depth scale diverges at the boundary, between vanishing and exploding gradients, "
-        "was read in the abstract. The two formulas and the sections are not verified.",
+        "was read in the abstract; that chi is the derivative of the map of correlations, is one "
+        "at the boundary and shrinks c - c* by chi(c*) per layer, in its authors' notebook "
+        "(google/neural-tangents, notebooks/phase_diagram.ipynb). The formulas below are that "
+        "derivative and xi_c = -1 / ln chi(c*). The sections are not verified.",
         "Random tanh nets of width 1,000 (boundary: six seeds, 40 layers, the gradient's factor "
         "per layer at three sigma_w^2 around the predicted boundary, and where a line through "
         "them crosses one; depth scale: twelve seeds, four pairs of inputs, a line through "
