@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from types import MappingProxyType
 
-__all__ = ["as_json", "plain"]
+from initium._files import write_text
+
+__all__ = ["as_json", "plain", "saved_json"]
+
+_NUMBERS = re.compile(r"\[\n\s*((?:[-+.\deE]+|null)(?:,\n\s*(?:[-+.\deE]+|null))*)\n\s*\]")
+"""A list of numbers, which gets one line."""
 
 
 def plain(value: object, as_text: tuple[type, ...] = ()) -> object:
@@ -34,11 +41,28 @@ def as_json(value: object, head: Mapping[str, object] = MappingProxyType({})) ->
     """:func:`plain` data as strict JSON text; the ``head`` stands before the fields of a record.
 
     Example:
-        >>> as_json({"std": math.nan}, {"initium": "note"}).split()
-        ['{', '"initium":', '"note",', '"std":', 'null', '}']
+        >>> print(as_json({"std": math.nan, "shape": (2, 3)}, {"initium": "note"}))
+        {
+          "initium": "note",
+          "std": null,
+          "shape": [2, 3]
+        }
     """
     data = plain(value)
     if head:
         assert isinstance(data, dict)
         data = {**head, **data}
-    return json.dumps(data, indent=2, allow_nan=False)
+    text = json.dumps(data, indent=2, allow_nan=False)
+    return _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
+
+
+def saved_json(value: object, path: str | Path | None) -> str:
+    """:func:`as_json`, also written to ``path`` where there is one, at once or not at all.
+
+    Raises:
+        OutputError: nothing can be written there.
+    """
+    text = as_json(value)
+    if path is not None:
+        write_text(path, text + "\n")
+    return text

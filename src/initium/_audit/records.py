@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from initium._plain import as_json, plain
+from initium._plain import plain, saved_json
 from initium._report.records import SEVERITIES, Finding
 from initium._types import Severity
 
@@ -98,12 +98,7 @@ class Audit:
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The audit as strict JSON text; also written to ``path``, at once or not at all."""
-        from initium._files import write_text
-
-        text = as_json(self.to_dict())
-        if path is not None:
-            write_text(path, text + "\n")
-        return text
+        return saved_json(self.to_dict(), path)
 
     def __str__(self) -> str:
         from initium._audit.table import audit_table

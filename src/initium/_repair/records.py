@@ -6,19 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from initium._plain import as_json, plain
+from initium._plain import plain, saved_json
 from initium._plan import Plan
 from initium._report.records import Finding, Report
+from initium._report.words import count, listed, summary, verdict
 from initium._report.words import plain as printable
-from initium._report.words import summary, verdict
 from initium._tables import fold, legend, render, table
 
 __all__ = ["OWN", "Change", "Repair"]
 
 SHOWN = 8
 """Rows of changes that a terminal shows."""
-PLACES = 3
-"""Places of one advice that a terminal shows."""
 OWN = "own, rms "
 """What the model's own code made is told by its size."""
 
@@ -93,12 +91,7 @@ class Repair:
 
     def to_json(self, path: str | Path | None = None) -> str:
         """That as JSON text; also written to ``path``, at once or not at all."""
-        from initium._files import write_text
-
-        text = as_json(self.to_dict())
-        if path is not None:
-            write_text(path, text + "\n")
-        return text
+        return saved_json(self.to_dict(), path)
 
     def __str__(self) -> str:
         return _text(self)
@@ -120,7 +113,7 @@ def _text(made: Repair, width: int | None = None) -> str:
         columns = ("", "name", "before", "after", "for")
         parts.append(table(columns, rows, right=("",), whole=("", "for"), width=width))
         if more:
-            parts.append(f"and {more} more parameters, which stand in the plan")
+            parts.append(f"and {count(more, 'more parameter')}, as the plan says")
         parts += ["", legend(reasons), ""]
         parts.append(f"before: {summary(made.before)}, {verdict(made.before)}")
         parts.append(f" after: {summary(made.report)}, {verdict(made.report)}")
@@ -138,8 +131,7 @@ def _text(made: Repair, width: int | None = None) -> str:
 def _places(finding: Finding) -> str:
     """`` at a, b and 3 more``; nothing where a finding names no place."""
     names = [name or "the output" for name in finding.where]
-    more = f" and {len(names) - PLACES} more" if len(names) > PLACES else ""
-    return f" at {', '.join(names[:PLACES])}{more}" if names else ""
+    return f" at {listed(names)}" if names else ""
 
 
 def _rows(changed: Sequence[Change]) -> tuple[list[tuple[str, ...]], list[tuple[str, str]], int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,8 +28,6 @@ __all__ = [
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 SCHEMA = 2
-_NUMBERS = re.compile(r"\[\s+((?:[-+.\deE]+|null)(?:,\s+(?:[-+.\deE]+|null))*)\s+\]")
-"""A list of numbers over several lines of JSON, which is easier to read on one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,14 +263,9 @@ class Report:
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The report as strict JSON text; also written to ``path``, at once or not at all."""
-        from initium._files import write_text
-        from initium._plain import as_json
+        from initium._plain import saved_json
 
-        text = as_json(self.to_dict())
-        text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
-        if path is not None:
-            write_text(path, text + "\n")
-        return text
+        return saved_json(self.to_dict(), path)
 
     @classmethod
     def from_json(cls, text: str) -> Report:
