@@ -27,8 +27,8 @@ from zoo import Net, build
 
 import initium
 import initium._predict
-from initium._check.quiet import WithoutDropout, without_layerdrop
 from initium._model.call import call
+from initium._model.quiet import without_dropout
 from initium._model.state import preserved
 from initium._predict.draw import start_of
 from initium._predict.measure import Gauge
@@ -148,7 +148,7 @@ def _first(net: Net, view: ModelView, plan: initium.Plan, start: str) -> dict[st
 def _pass(model: nn.Module, net: Net) -> tuple[Mapping[str, LayerMoments], float | None]:
     """Moments of every module and the loss, of one forward and backward pass."""
     gauge = Gauge(model)
-    with preserved(model), without_layerdrop(model), gauge.watching(), WithoutDropout():
+    with preserved(model), gauge.watching(), without_dropout(model):
         output = call(model, net.inputs)
         gauge.forward_done = True
         loss, begins, cotangents = start_of(output, net.targets, None)
@@ -209,12 +209,14 @@ def _predict(
         if out is not None and layer.grad_second_moment is not None:
             end = made.layers[out]
             assert end.grad_second_moment is not None
-            error = math.hypot(
-                _error(layer.grad_band, count), _error(end.grad_band, count) if name != out else 0
-            )
+            error = math.hypot(*(_error(one.grad_band, count) for one in (layer, end)))
+            if not count:
+                error = math.hypot(layer.grad_closed_error, end.grad_closed_error)
+            error = 0.0 if name == out else error
             gradient = [log(layer.grad_second_moment) - log(end.grad_second_moment), error]
         tiers = [label, label] if count else [layer.tier, layer.grad_tier]
-        return [log(layer.second_moment), _error(layer.band, count), gradient, *tiers]
+        error = _error(layer.band, count) if count else layer.closed_error
+        return [log(layer.second_moment), error, gradient, *tiers]
 
     band, loss = made.loss_band, made.loss
     if count and band is not None:

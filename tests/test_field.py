@@ -444,8 +444,64 @@ def test_what_depends_on_itself(name: str) -> None:
     model, inputs = Two(made), torch.randn(16, 32, generator=torch.Generator().manual_seed(0))
     inputs /= inputs.square().mean(1, keepdim=True).sqrt()
     plan = initium.plan(model, f"normal({32**-0.5})", inputs)
-    found = [draw(model, plan, inputs, closed=True, seed=s).layers["last"] for s in range(6)]
+    found = [draw(model, plan, inputs, closed=True, seed=s).layers["last"] for s in range(16)]
     assert {one.tier for one in found} == {tier}
     tolerance = 0.03 if tier == CLOSED else 0.12
-    mean = sum(one.second_moment for one in found) / 6
+    mean = sum(one.second_moment for one in found) / 16
     assert mean == pytest.approx(expected, rel=tolerance)
+
+
+class Gated(nn.Module):
+    """A fused weight, its halves in a gate, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.gate = nn.Linear(32, 512, bias=False), nn.GLU(-1)
+        self.head = nn.Linear(256, 10, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.head(self.gate(self.both(x)))
+        return y
+
+
+def test_gated_linear_units() -> None:
+    inputs = torch.randn(16, 32, generator=torch.Generator().manual_seed(0))
+    inputs /= inputs.square().mean(1, keepdim=True).sqrt()
+    targets = torch.arange(16) % 10
+    model = Gated()
+    rules = {"head.weight": "normal(0.01)"}
+    plan = initium.plan(model, f"normal({32**-0.5})", inputs, rules=rules)
+    found = draw(model, plan, inputs, targets=targets, closed=True).layers
+    gate, both = found["gate"], found["both"]
+    assert (gate.tier, gate.grad_tier, both.grad_tier) == (CLOSED, CLOSED, CLOSED)
+    assert gate.second_moment == pytest.approx(SIGMOID, rel=1e-4)
+    assert gate.grad_second_moment
+    assert both.grad_second_moment
+    slope = second_moment(lambda z: torch.sigmoid(z) * (1 - torch.sigmoid(z)), ZERO, ONE)
+    expected = (SIGMOID + float(slope)) / 2  # of both halves
+    assert both.grad_second_moment / gate.grad_second_moment == pytest.approx(expected, rel=1e-3)
+
+
+ZERO, ONE = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+
+
+class Tied(nn.Module):
+    """A head that is the embedding, of a vocabulary that is seen as a whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Embedding(40, 64), nn.LayerNorm(64, elementwise_affine=False)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return F.linear(self.norm(self.embed(ids)), self.embed.weight)
+
+
+def test_a_tied_head_meets_other_tokens_too() -> None:
+    model, ids = Tied(), torch.arange(40)[None]
+    plan = initium.plan(model, "normal(1)", ids)
+    made = [draw(model, plan, ids, closed=True, seed=seed).layers for seed in range(6)]
+    assert {one["embed"].tier for one in made} == {CLOSED}
+    assert {one[""].tier for one in made} == {SAMPLED}
+    assert made[0]["embed"].second_moment == pytest.approx(1.0, rel=1e-5)
+    mean = sum(one[""].second_moment for one in made) / 6
+    assert mean == pytest.approx((64**2 + 39 * 64) / 40, rel=0.04)  # itself, and all the others

@@ -276,7 +276,7 @@ def test_a_loss_with_ignored_targets_and_a_sum() -> None:
     assert found == pytest.approx(2 * expected, rel=1e-3)
 
 
-def test_one_pass_is_enough_where_nothing_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_many_passes_as_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     passes = []
     from initium._predict import api
 
@@ -285,11 +285,14 @@ def test_one_pass_is_enough_where_nothing_is_sampled(monkeypatch: pytest.MonkeyP
         return draw(*args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(api, "draw", counted)
-    for act, count in ((nn.GELU(), 1), (nn.Softmax(-1), 2)):
-        model = nn.Sequential(nn.Linear(32, 32), act, nn.Linear(32, 32))
-        plan = initium.plan(model, "lecun", torch.ones(2, 32))
+    softmax = nn.Softmax(-1)
+    cases = ((nn.GELU(), 32, 0, 1), (softmax, 1024, 0, 2), (softmax, 16, 0, 8), (softmax, 16, 3, 5))
+    for act, width, draws, count in cases:
+        model = nn.Sequential(nn.Linear(32, width), act, nn.Linear(width, width))
+        inputs = torch.full((2, 32), 0.1 if width > 32 else 2.0)
+        plan = initium.plan(model, "lecun", inputs)
         passes.clear()
-        initium.predict(model, plan, torch.ones(2, 32), draws=0)
+        initium.predict(model, plan, inputs, draws=draws)
         assert len(passes) == count
 
 

@@ -122,6 +122,70 @@ def test_dependent_vectors_cost_one_direction() -> None:
     torch.testing.assert_close(y[1:], torch.tensor([[1e-20], [0], [-3]]) * y[:1])
 
 
+ALIKE = {"apart": 0.0, "alike": 0.9, "nearly the same": 1 - 1e-6, "one twice": 0.0}
+KINDS = {"random": {}, "even": {"even": True}, "free": {"even": True, "free": True}}
+
+
+def vectors(name: str, size: int) -> torch.Tensor:
+    """Eight of them, as correlated as the name says, and of very different lengths."""
+    share = ALIKE[name]
+    x = (1 - share) ** 0.5 * normal(8, size, seed=11) + share**0.5 * normal(1, size, seed=12)
+    if name == "one twice":
+        x[1] = x[0]
+    return x * torch.logspace(-3, 3, 8)[:, None]
+
+
+@pytest.mark.parametrize("name", ALIKE)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_wide_matrix_is_one_matrix(name: str, kind: str) -> None:
+    law = Gaussian(300, 400, generator(1), torch.float32, **KINDS[kind])
+    x, more, u = vectors(name, 400), normal(3, 400, seed=4), vectors(name, 300)
+    y = law.product(x, 0)
+    back = law.product(u, 1)
+    after = law.product(more, 0)
+    whole = law.whole()
+    for asked, made, matrix in ((x, y, whole.T), (u, back, whole), (more, after, whole.T)):
+        unit = torch.linalg.vector_norm(asked, dim=1, keepdim=True)
+        torch.testing.assert_close(asked / unit @ matrix, made / unit, rtol=1e-3, atol=5e-3)
+    share = whole.square().mean()
+    assert float(share) == pytest.approx(1.0, abs=6 * (2 / whole.numel()) ** 0.5)
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_an_even_matrix_keeps_lengths_and_angles(name: str) -> None:
+    x = vectors(name, 400)
+    unit = x / torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    y = Gaussian(300, 400, generator(1), torch.float32, even=True).product(unit, 0)
+    torch.testing.assert_close(y @ y.T / 300, unit @ unit.T, rtol=0, atol=2e-6)
+
+
+def test_a_free_matrix_keeps_lengths_alone() -> None:
+    law = Gaussian(300, 400, generator(1), torch.float32, even=True, free=True)
+    y = law.product(torch.eye(400)[:20], 0)
+    gram = y @ y.T / 300
+    torch.testing.assert_close(gram.diagonal(), torch.ones(20), rtol=0, atol=1e-6)
+    angles = (gram - torch.eye(20)).square().sum() / (20 * 19) * 300
+    assert float(angles) == pytest.approx(1.0, abs=6 * (2 / 190) ** 0.5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_product_that_is_not_kept_is_the_same(kind: str) -> None:
+    x, u = vectors("alike", 400), vectors("alike", 300)
+    kept, last = (Gaussian(300, 400, generator(1), torch.float32, **KINDS[kind]) for _ in range(2))
+    for law in (kept, last):
+        law.product(x, 0)
+    torch.testing.assert_close(last.product(u, 1, keep=False), kept.product(u, 1), rtol=0, atol=0)
+    assert (last.seen, kept.seen) == (8, 16)
+
+
+def test_products_of_tiny_and_huge_vectors() -> None:
+    for scale in (1e-30, 1e-12, 1e12, 1e25):
+        law = Gaussian(300, 400, generator(1), torch.float32, even=True)
+        x = normal(4, 400)
+        y = law.product(x * scale, 0) / scale
+        torch.testing.assert_close(y @ y.T / 300, x @ x.T, rtol=1e-4, atol=1e-3)
+
+
 # Views.
 
 

@@ -188,3 +188,54 @@ def test_the_band_of_a_loss_that_is_never_negative_is_not_either(losses: list[fl
 def test_the_band_of_other_losses_is_that_of_their_spread() -> None:
     assert _loss_band([-0.2, 0.9, 1.4]) == _spread([-0.2, 0.9, 1.4])
     assert _loss_band([2.2, 2.3, 2.4]) == _spread([2.2, 2.3, 2.4])
+
+
+class Again(nn.Module):
+    """One narrow layer, many times: single starts differ by far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.end = nn.Linear(24, 24, bias=False), nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(16):
+            x = x + torch.relu(self.layer(F.layer_norm(x, (24,)))) * x
+        y: torch.Tensor = self.end(x)
+        return y
+
+
+def test_what_strays_is_averaged_over_more_passes() -> None:
+    model, inputs = Again(), torch.randn(4, 24, generator=torch.Generator().manual_seed(0))
+    found = initium.predict(model, initium.plan(model, "xavier", inputs), inputs, draws=0)
+    end = found.layers["end"]
+    assert end.tier == "monte carlo"
+    assert end.closed_error > 0.1
+    (note,) = [note for note in found.notes if "differ widely" in note]
+    assert "averages of 8 passes" in note
+
+
+def test_what_is_known_has_no_error(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    model = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 10))
+    found = initium.predict(model, initium.plan(model, "he"), batch[0], targets=batch[1], draws=0)
+    assert {one.tier for one in found.layers.values()} == {"closed form"}
+    assert {(one.closed_error, one.grad_closed_error) for one in found.layers.values()} == {(0, 0)}
+    assert not found.notes
+
+
+class Dropped(nn.Module):
+    """Leaves its layer out, unless that is switched off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.layerdrop = nn.Linear(20, 64), 1.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.layer(x)
+        return out if torch.rand(()) >= self.layerdrop else 0 * out
+
+
+def test_no_layer_is_left_out(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    model = Dropped()
+    found = initium.predict(model, initium.plan(model, "he"), batch[0], draws=0)
+    assert found.layers[""].second_moment > 0.5
+    assert model.layerdrop == 1.0

@@ -21,10 +21,10 @@ from initium._calibrate.sweep import Seen
 from initium._calibrate.targets import Unit, left_alone
 from initium._calibrate.weights import Weights
 from initium._check.drive import bare
-from initium._check.quiet import WithoutDropout
 from initium._inspect import inspect
 from initium._model.call import must_be_module
 from initium._model.names import named_modules, slots
+from initium._model.quiet import without_dropout
 from initium._model.sharding import is_sharded, must_show_parameters
 from initium._model.state import preserved
 from initium._plan import Plan
@@ -148,7 +148,7 @@ def _running(model: nn.Module) -> Iterator[Any]:
             held.enter_context(torch.compiler.set_stance("force_eager"))
         held.enter_context(torch.no_grad())
         held.enter_context(torch._C._AutoDispatchBelowAutograd())
-        held.enter_context(WithoutDropout())
+        held.enter_context(without_dropout(model))
         yield lambda: stack[-1] if stack else ""
 
 

@@ -169,8 +169,7 @@ class Sweep(TorchDispatchMode):
             for weight in step.weights:
                 self._input_part(name, data, weight)
             data = step.run(data)
-        dropout = 6 if "data" in func._overloadname else 5
-        return func(*args[:dropout], 0.0, *args[dropout + 1 :], **kwargs)
+        return func(*args, **kwargs)
 
     def _input_part(self, name: str, data: torch.Tensor, weight: torch.Tensor) -> None:
         """The product of a recurrent weight with its input, before any state is added."""

@@ -29,8 +29,11 @@ __all__ = ["FEWEST", "predict"]
 
 FEWEST = 3
 """Draws from which a spread can be told."""
-CLOSED_DRAWS = 2
-"""Passes over which closed forms are averaged, for what in them is sampled."""
+PASSES = 2, 8
+"""Least and most passes over which closed forms are averaged, for what in them is sampled; with
+draws, which show the spread, the least."""
+STEADY = 0.1
+"""Relative standard error of such an average from which on more passes are made."""
 LARGE = 1 << 31
 """Planned elements from which one such pass is enough: what is wide strays little."""
 DEPARTS = 1.5
@@ -117,7 +120,9 @@ def predict(
     closed = [sampled(0, closed=True)]
     large = sum(math.prod(entry.shape) for entry in plan.entries.values()) > LARGE
     if not large and not _exact(closed[0]):
-        closed += [sampled(n, closed=True) for n in range(1, CLOSED_DRAWS)]
+        least, most = PASSES if not draws else PASSES[:1] * 2
+        while len(closed) < least or (len(closed) < most and _unsteady(closed)):
+            closed.append(sampled(len(closed), closed=True))
     lazy = [sampled(number) for number in range(draws)]
     found = [*closed, *lazy]
     layers = {
@@ -138,7 +143,12 @@ def predict(
         loss_tier=closed[0].loss_tier,
         draws=draws,
         batch=_batch(inputs, made_up),
-        notes=(*notes, *_departures(layers), *_loss_departs(loss, band)),
+        notes=(
+            *notes,
+            *([] if draws else _spreads(layers, len(closed))),
+            *_departures(layers),
+            *_loss_departs(loss, band),
+        ),
     )
 
 
@@ -148,6 +158,45 @@ def _exact(found: Draw) -> bool:
     return SAMPLED not in (found.loss_tier, *tiers)
 
 
+def _unsteady(closed: Sequence[Draw]) -> bool:
+    """Whether a sampled moment of a module is not known well from these passes."""
+    for name in _everywhere(closed):
+        held = [one.layers[name] for one in closed]
+        if _average([one.second_moment for one in held])[1] > STEADY:
+            return True
+        if _average(_gradients(held))[1] > STEADY:
+            return True
+    return False
+
+
+def _average(values: Sequence[float]) -> tuple[float | None, float]:
+    """The mean over passes, and its relative standard error."""
+    if not values:
+        return None, 0.0
+    count, mean = len(values), sum(values) / len(values)
+    if count < 2 or not 0.0 < mean < math.inf:
+        return mean, 0.0
+    square = sum((value / mean - 1) ** 2 for value in values) / (count - 1)
+    return mean, math.sqrt(square / count)
+
+
+def _spreads(layers: Mapping[str, LayerPrediction], passes: int) -> list[str]:
+    """Where an average of so many passes is still rough."""
+    rough = {
+        name: max(one.closed_error, one.grad_closed_error)
+        for name, one in layers.items()
+        if max(one.closed_error, one.grad_closed_error) > STEADY
+    }
+    if not rough:
+        return []
+    name = max(rough, key=lambda name: rough[name])
+    return [
+        f"single starts differ widely: sampled moments of {len(rough)} of {len(layers)} modules "
+        f"are averages of {passes} passes with a standard error of more than {STEADY:.0%}, up to "
+        f"{rough[name]:.0%} in {name or 'the model'}"
+    ]
+
+
 def _everywhere(draws: Sequence[Draw]) -> list[str]:
     """Modules that every draw has called: a router may leave experts out."""
     return [name for name in draws[0].layers if all(name in one.layers for one in draws)]
@@ -155,8 +204,8 @@ def _everywhere(draws: Sequence[Draw]) -> list[str]:
 
 def _layer(closed: Sequence[LayerMoments], lazy: Sequence[LayerMoments]) -> LayerPrediction:
     first = closed[0]
-    typical, _ = _geometric([one.second_moment for one in closed])
-    back, _ = _geometric(_gradients(closed))
+    typical, error = _average([one.second_moment for one in closed])
+    back, grad_error = _average(_gradients(closed))
     forward, band = _geometric([one.second_moment for one in lazy])
     backward, grad_band = _geometric(_gradients(lazy))
     assert typical is not None
@@ -169,10 +218,12 @@ def _layer(closed: Sequence[LayerMoments], lazy: Sequence[LayerMoments]) -> Laye
         second_moment=typical if forward is None else forward,
         band=band,
         closed=typical,
+        closed_error=error,
         tier=first.tier,
         grad_second_moment=back if not lazy else backward,
         grad_band=grad_band,
         grad_closed=back,
+        grad_closed_error=grad_error,
         grad_tier=first.grad_tier,
     )
 

@@ -5,25 +5,25 @@ elements is a :class:`~initium._predict.lazy.weight.LazyWeight`: a product with 
 law given all earlier products, so that ties, reuse and the transposed products of the backward pass
 are exact; the small ones have the values that the plan gives them.
 
-Dropout is switched off, as in a check, with a note. Not covered: gradients of the weights
-themselves, reentrant activation checkpointing of frozen inputs, ``alpha_dropout`` in training mode,
-models that write to their weights while they run.
+Dropout and LayerDrop are switched off, as in a check, with a note. Not covered: gradients of the
+weights themselves, reentrant activation checkpointing of frozen inputs, models that write to their
+weights while they run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from initium._model.call import call, map_tensors, must_be_module, tensors
 from initium._model.names import Slot, slots
 from initium._model.parametrized import settle
+from initium._model.quiet import without_dropout
 from initium._model.state import preserved
 from initium._plan import Entry, Plan
 from initium._predict.field.mode import FieldMode
@@ -38,7 +38,6 @@ from initium.spec import Keep
 
 __all__ = ["draw", "start_of"]
 
-aten = torch.ops.aten
 MEMORY = 4 << 30
 IGNORED = -100
 """torch's ``ignore_index``."""
@@ -96,22 +95,44 @@ def draw(
     Source: Lu 2021, Householder Dice (arXiv:2101.07464).
     """
     must_be_module(model)
-    shared = Shared(seed, memory, even=closed)
     inputs = map_tensors(inputs, _on_cpu)
-    mode = FieldMode(shared) if closed else None
+    shared = Shared(seed, memory, even=closed)
+    found = _run(model, plan, map_tensors(inputs, torch.clone), targets, loss_fn, dense, shared)
+    if found is None:  # what its transpose meets are no orthogonal vectors
+        shared = Shared(seed, memory, even=closed, free=frozenset(shared.both))
+        found = _run(model, plan, inputs, targets, loss_fn, dense, shared)
+    assert found is not None
+    return found
+
+
+def _run(
+    model: nn.Module,
+    plan: Plan,
+    inputs: object,
+    targets: object,
+    loss_fn: Callable[[Any, Any], Any] | None,
+    dense: int,
+    shared: Shared,
+) -> Draw | None:
+    """One pass; ``None`` where a weight turns out on the way forward to be used transposed too."""
+    mode = FieldMode(shared) if shared.even else None
+    seed = shared.seed
     with preserved(model), _swapped(model, plan, dense, shared, mode):
         gauge = Gauge(model) if mode is None else Gauge(model, mode.tier)
-        still = _WithoutDropout(shared)
         torch.manual_seed(seed)
         try:
             with (
                 torch.enable_grad(),
                 gauge.watching(),
                 mode or nullcontext(),
-                still,
+                without_dropout(model) as quiet,
             ):
                 output = call(model, inputs)
                 gauge.forward_done = True
+                if quiet.met:
+                    shared.note(DROPOUT)
+                if shared.even and shared.both and not shared.free:
+                    return None
                 loss, start, cotangents = start_of(output, targets, loss_fn)
                 del output
                 if mode is not None:
@@ -225,29 +246,6 @@ def _even(values: torch.Tensor, entry: Entry) -> torch.Tensor:
         return values
     centred = (values.double() - values.double().mean()) / spread
     return (centred * moments.std + moments.mean).to(values.dtype)
-
-
-class _WithoutDropout(TorchDispatchMode):
-    """Masks of dropout and stochastic depth hold their expectation, which is then divided out."""
-
-    def __init__(self, shared: Shared) -> None:
-        super().__init__()
-        self.shared = shared
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: object,
-        args: Sequence[Any] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if func in (aten.bernoulli_.float, aten.native_dropout.default):
-            self.shared.note(DROPOUT)
-        if func is aten.bernoulli_.float:
-            return args[0].fill_(args[1] if len(args) > 1 else 0.5)
-        if func is aten.native_dropout.default:
-            return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
-        return func(*args, **(kwargs or {}))
 
 
 def start_of(

@@ -143,4 +143,5 @@ def _moments(tensor: torch.Tensor) -> Moments:
     """Below the modes of a draw: what is measured is no part of the model."""
     with _disable_current_modes():
         real = type(tensor) in (torch.Tensor, nn.Parameter)
-        return Moments.of(tensor if real else tensor.detach() + 0.0)  # values of a lazy weight
+        values = tensor if real else tensor.detach() + 0.0  # of a lazy weight
+        return Moments.of(values, zeros=False, exact=False)

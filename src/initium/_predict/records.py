@@ -66,6 +66,7 @@ class LayerPrediction:
             multiplicative; without draws, the closed forms.
         band, grad_band: of single starts, ``None`` without draws.
         closed, grad_closed: at infinite width; a gradient's is ``None`` where none arrives.
+        closed_error, grad_closed_error: relative standard errors of what was sampled in those.
         tier, grad_tier: what those rest on: ``closed form``, or ``monte carlo`` where an operator
             on the way has none and was sampled.
     """
@@ -79,9 +80,11 @@ class LayerPrediction:
     band: Band | None
     closed: float
     tier: str
+    closed_error: float = 0.0
     grad_second_moment: float | None = None
     grad_band: Band | None = None
     grad_closed: float | None = None
+    grad_closed_error: float = 0.0
     grad_tier: str = ""
 
 

@@ -83,6 +83,8 @@ def weakest(fields: Iterable[Field | None]) -> str:
 
 def apart(one: Field, other: Field) -> bool:
     """Whether they depend on different products, so that they are independent."""
+    if not one.pieces.isdisjoint(other.pieces):
+        return False
     spans: dict[int, list[Piece]] = {}
     for piece in one.pieces:
         spans.setdefault(piece.product, []).append(piece)

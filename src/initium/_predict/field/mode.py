@@ -6,7 +6,7 @@ convolutions, here); between two products the table of rules has the word.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -68,6 +68,24 @@ JOINS = frozenset((*SUMS, *overloads("cat", "stack")))
 """Operators that put terms together."""
 ASTRAY = 0.02
 """Share by which a first product going back may depart from that of an independent gradient."""
+
+
+def _glu(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
+    value, gate = x.chunk(2, dim)
+    return value * gate.sigmoid()
+
+
+def _glu_backward(gradient: torch.Tensor, x: torch.Tensor, dim: int) -> torch.Tensor:
+    value, gate = x.chunk(2, dim)
+    open_ = gate.sigmoid()
+    return torch.cat([gradient * open_, aten.sigmoid_backward(gradient * value, open_)], dim)
+
+
+PARTS: dict[Any, Callable[..., torch.Tensor]] = {
+    aten.glu.default: _glu,
+    aten.glu_backward.default: _glu_backward,
+}
+"""Operators that are taken apart, so that the rules of their parts hold."""
 LOOKUPS = frozenset({aten.embedding.default, aten.index_select.default, aten.index.Tensor})
 
 
@@ -116,6 +134,9 @@ class FieldMode(TorchDispatchMode):
         lazy = next((leaf for leaf in given if isinstance(leaf, LazyWeight)), None)
         if (not fields and lazy is None) or func in FRESH:
             return func(*args, **kwargs)
+        if func in PARTS and lazy is None:
+            with self:
+                return PARTS[func](*args, **kwargs)
         written = _written(func, args, kwargs)
         originals = {id(t): t.clone() for t in written if id(t) in known}
         self.shared.used, self.shared.astray = None, False

@@ -119,7 +119,8 @@ NEARLY = 0.5
 # Elementwise ------------------------------------------------------------------------------------
 
 SCALINGS = overloads("mul", "mul_", "div", "div_", "neg", "neg_")
-SUMS = overloads("add", "add_", "sub", "sub_", "rsub")
+ADDITIONS = overloads("add", "add_")
+SUMS = [*ADDITIONS, *overloads("sub", "sub_", "rsub")]
 PRODUCTS = overloads("mul", "mul_")
 
 
@@ -152,6 +153,8 @@ def _linear(
 ) -> Field:
     """A signal times, or plus, what it does not depend on."""
     tensor, field = signal
+    if call.operator in ADDITIONS and call.args[0] is tensor and _adds_nothing(rest):
+        return field
     composed = _composition(call, [signal]) if field.function is not None else None
     if call.operator in SUMS:
         return _sum(call, plain, True) if composed is None else _of_function(call, plain, *composed)
@@ -168,6 +171,11 @@ def _linear(
     power = power if call.operator in PRODUCTS else power.reciprocal()
     even = match(call.out, plain, squares(call.before(tensor), plain) * power)
     return plain if even else replace(plain, tier=SAMPLED)
+
+
+def _adds_nothing(rest: Sequence[torch.Tensor]) -> bool:
+    """As what ties a product to its weight's gradient does."""
+    return len(rest) == 1 and rest[0].numel() == 1 and not bool(rest[0].any())
 
 
 def _sum(call: Call, plain: Field, independent: bool) -> Field:

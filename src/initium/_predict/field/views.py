@@ -72,7 +72,7 @@ def _cut(
     """The pieces that are left by a slice of the channels."""
     assert field.channels is not None
     held = [dim for dim, is_channel in enumerate(field.channels) if is_channel]
-    if len(held) != 1 or not shown.numel():
+    if len(held) != 1 or not 0 < shown.numel() < whole.numel():
         return field.pieces
     (dim,) = held
     size, stride = whole.shape[dim], whole.stride(dim)

@@ -15,12 +15,50 @@ Not covered: matrices whose elements are neither Gaussian nor Haar; what becomes
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
-__all__ = ["Gaussian", "Haar", "Law"]
+__all__ = ["Gaussian", "Haar", "Law", "lengths"]
 
 RESOLUTION = {torch.float32: 1e-5, torch.float64: 1e-12}
 """A remainder smaller than this, relative to its vector, is rounding: nothing new was seen."""
+SOUND = 1e-3
+"""Ratio of eigenvalues of a Gram matrix from which on its rounding does not matter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of ``mix raw``, or of ``raw``, so that a change of basis costs no pass over them."""
+
+    raw: torch.Tensor
+    mix: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.raw if self.mix is None else self.mix)
+
+    def dot(self, x: torch.Tensor) -> torch.Tensor:
+        """``x rows^T``."""
+        found = x @ self.raw.T
+        return found if self.mix is None else found @ self.mix.T
+
+    def across(self, other: Rows) -> torch.Tensor:
+        """``other rows^T``."""
+        found = self.dot(other.raw)
+        return found if other.mix is None else other.mix @ found
+
+    def sum(self, weights: torch.Tensor, to: torch.Tensor | None = None) -> torch.Tensor:
+        """``weights rows``, or that added to ``to`` in place."""
+        mixed = weights if self.mix is None else weights @ self.mix
+        return mixed @ self.raw if to is None else to.addmm_(mixed, self.raw)
+
+    def solid(self) -> torch.Tensor:
+        """The rows themselves."""
+        return self.raw if self.mix is None else self.mix @ self.raw
+
+    def with_rows(self, more: Rows) -> Rows:
+        """These and more."""
+        return Rows(torch.cat([self.solid(), more.solid()])) if len(self) else more
 
 
 class Law:
@@ -30,6 +68,7 @@ class Law:
         even: a new direction is mapped to a vector of exactly the expected length, orthogonal to
             those of the directions that are new with it: products have the lengths and angles of
             infinite width, as far as there is room for them.
+        free: the angles are those of random vectors all the same.
     """
 
     def __init__(
@@ -39,11 +78,13 @@ class Law:
         generator: torch.Generator,
         dtype: torch.dtype,
         even: bool = False,
+        free: bool = False,
     ) -> None:
         self.sizes = (columns, rows)
         self.generator = generator
         self.dtype = dtype
         self.even = even
+        self.free = free
         self.forget()
 
     @property
@@ -60,12 +101,13 @@ class Law:
         """How many directions are known, on both sides together."""
         raise NotImplementedError
 
-    def product(self, x: torch.Tensor, side: int) -> torch.Tensor:
+    def product(self, x: torch.Tensor, side: int, keep: bool = True) -> torch.Tensor:
         """``x W^T`` for vectors of side 0, ``x W`` for those of side 1.
 
         Args:
             x: ``[k, columns]`` or ``[k, rows]``, finite.
             side: of the vectors.
+            keep: whether the product may be asked for again.
 
         Returns:
             ``[k, rows]`` or ``[k, columns]``.
@@ -91,8 +133,8 @@ class Gaussian(Law):
     """
 
     def forget(self) -> None:
-        self.bases = [torch.empty(0, size, dtype=self.dtype) for size in self.sizes]
-        self.images = [torch.empty(0, size, dtype=self.dtype) for size in reversed(self.sizes)]
+        self.bases = [Rows(torch.empty(0, size, dtype=self.dtype)) for size in self.sizes]
+        self.images = [Rows(torch.empty(0, size, dtype=self.dtype)) for size in self.sizes[::-1]]
 
     @property
     def seen(self) -> int:
@@ -102,26 +144,55 @@ class Gaussian(Law):
     def variance(self) -> float:
         return 1.0
 
-    def product(self, x: torch.Tensor, side: int) -> torch.Tensor:
+    def product(self, x: torch.Tensor, side: int, keep: bool = True) -> torch.Tensor:
         old, fresh, new = split(x, self.bases[side])
-        y = old @ self.images[side]
-        if len(fresh):
-            basis, image = self.bases[1 - side], self.images[1 - side]
-            drawn = self._normal(len(fresh), self.sizes[1 - side])
+        known = self.images[side]
+        if not len(fresh):
+            return known.sum(old)
+        basis, size = self.bases[1 - side], self.sizes[1 - side]
+        drawn = self._normal(len(fresh), size)
+        room = size - len(basis)
+        even = self.even and len(fresh) + len(known) <= room
+        if len(known) or 8 * (len(fresh) + len(basis)) > size:
+            image = Rows(self._image(fresh, drawn, side, room if even else 0))
+            y = image.sum(new, known.sum(old))
+        else:
+            inside = basis.dot(drawn)
+            root = None
+            if even:
+                gram = drawn @ drawn.T - inside @ inside.T
+                root = gram.diagonal().rsqrt().diag() if self.free else _root(gram)
+                root *= room**0.5
+            within = self.images[1 - side].across(fresh)
+            within -= inside if root is None else root @ inside
+            y = (new if root is None else new @ root) @ drawn
+            image = Rows(drawn, root)
             if len(basis):
-                drawn -= (drawn @ basis.T) @ basis
-            room = self.sizes[1 - side] - len(basis)
-            if self.even and len(fresh) + len(self.images[side]) <= room:
-                drawn = _frame(_without(drawn, self.images[side])) * room**0.5
-            if len(basis):
-                drawn += (fresh @ image.T) @ basis
-            y += new @ drawn
-            self.bases[side] = torch.cat([self.bases[side], fresh])
-            self.images[side] = torch.cat([self.images[side], drawn])
+                basis.sum(new @ within, y)
+                image = Rows(basis.sum(within, image.solid())) if keep else image
+        if keep:
+            self.bases[side] = self.bases[side].with_rows(fresh)
+            self.images[side] = known.with_rows(image)
         return y
 
+    def _image(self, fresh: Rows, drawn: torch.Tensor, side: int, room: int) -> torch.Tensor:
+        """Where new directions go, given everything; with ``room``, as a frame."""
+        basis, image = self.bases[1 - side].solid(), self.images[1 - side]
+        if len(basis):
+            drawn -= (drawn @ basis.T) @ basis
+        if room and self.free:
+            drawn *= room**0.5 / torch.linalg.vector_norm(drawn, dim=1, keepdim=True)
+        elif room:
+            others = self.images[side].solid()
+            others = others - (others @ basis.T) @ basis if len(basis) else others
+            drawn = _frame(_without(drawn, others)) * room**0.5
+        if len(basis):
+            drawn += image.across(fresh) @ basis
+        return drawn
+
     def whole(self) -> torch.Tensor:
-        (right, left), (forward, backward) = self.bases, self.images
+        right, left = (basis.solid() for basis in self.bases)
+        forward, backward = (image.solid() for image in self.images)
         drawn = self._normal(self.sizes[1], self.sizes[0])
         drawn += (forward.T - drawn @ right.T) @ right
         return drawn + left.T @ (backward - left @ drawn)
@@ -138,7 +209,7 @@ class Haar(Law):
     """
 
     def forget(self) -> None:
-        self.bases = [torch.empty(0, max(self.sizes), dtype=self.dtype) for _ in self.sizes]
+        self.bases = [Rows(torch.empty(0, max(self.sizes), dtype=self.dtype)) for _ in self.sizes]
 
     @property
     def seen(self) -> int:
@@ -148,22 +219,23 @@ class Haar(Law):
     def variance(self) -> float:
         return 1 / max(self.sizes)
 
-    def product(self, x: torch.Tensor, side: int) -> torch.Tensor:
+    def product(self, x: torch.Tensor, side: int, keep: bool = True) -> torch.Tensor:
         order = max(self.sizes)
         padded = torch.nn.functional.pad(x, (0, order - x.shape[1]))
         old, fresh, new = split(padded, self.bases[side])
         image = self.bases[1 - side]
-        y = old @ image
+        y = image.sum(old)
         if len(fresh):
-            drawn = self._frame(len(fresh), image)
-            y += new @ drawn
-            self.bases[side] = torch.cat([self.bases[side], fresh])
-            self.bases[1 - side] = torch.cat([image, drawn])
+            drawn = Rows(self._frame(len(fresh), image.solid()))
+            drawn.sum(new, y)
+            if keep:
+                self.bases[side] = self.bases[side].with_rows(fresh)
+                self.bases[1 - side] = image.with_rows(drawn)
         return y[:, : self.sizes[1 - side]]
 
     def whole(self) -> torch.Tensor:
         columns, rows = self.sizes
-        before, after = self.bases
+        before, after = (basis.solid() for basis in self.bases)
         rest = max(self.sizes) - len(before)
         onto, onwards = self._frame(rest, after), self._frame(rest, before)
         return after[:, :rows].T @ before[:, :columns] + onto[:, :rows].T @ onwards[:, :columns]
@@ -177,15 +249,24 @@ class Haar(Law):
         return (frame * triangle.diagonal().sign()).T
 
 
-def split(x: torch.Tensor, basis: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """``x = old basis + new fresh``, with ``fresh`` orthonormal and orthogonal to ``basis``."""
+def lengths(x: torch.Tensor) -> torch.Tensor:
+    """Of the rows, ``[k, 1]``; in double precision where squares might overflow or vanish."""
+    found = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    if bool(((found > 1e-12) & (found < 1e15)).all()):
+        return found
+    return torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float64).to(x.dtype)
+
+
+def split(x: torch.Tensor, known: Rows) -> tuple[torch.Tensor, Rows, torch.Tensor]:
+    """``x = old known + new fresh``, with ``fresh`` orthonormal and orthogonal to ``known``."""
     least = RESOLUTION[x.dtype]
-    length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float64).to(x.dtype)
+    length = lengths(x)
     rest = x / length.clamp_min(torch.finfo(x.dtype).tiny)
-    old = torch.zeros(len(x), len(basis), dtype=x.dtype)
-    if not len(basis):
+    old = torch.zeros(len(x), len(known), dtype=x.dtype)
+    if not len(known):
         fresh, new = _orthonormal(rest, least)
         return old, fresh, new * length
+    basis = known.solid()
     for _ in range(2):
         part = rest @ basis.T
         rest = rest - part @ basis
@@ -193,13 +274,13 @@ def split(x: torch.Tensor, basis: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     remaining = torch.linalg.vector_norm(rest, dim=1)
     chosen = (remaining > least).nonzero().squeeze(1)
     if not len(chosen):
-        return old * length, x.new_empty(0, x.shape[1]), x.new_empty(len(x), 0)
-    fresh, _ = _orthonormal(rest[chosen] / remaining[chosen, None], least)
-    fresh -= (fresh @ basis.T) @ basis
-    fresh /= torch.linalg.vector_norm(fresh, dim=1, keepdim=True)
-    new = torch.zeros(len(x), len(fresh), dtype=x.dtype)
-    new[chosen] = rest[chosen] @ fresh.T
-    return old * length, fresh, new * length
+        return old * length, Rows(x.new_empty(0, x.shape[1])), x.new_empty(len(x), 0)
+    found = _orthonormal(rest[chosen] / remaining[chosen, None], least)[0].solid()
+    found -= (found @ basis.T) @ basis
+    found /= torch.linalg.vector_norm(found, dim=1, keepdim=True)
+    new = torch.zeros(len(x), len(found), dtype=x.dtype)
+    new[chosen] = rest[chosen] @ found.T
+    return old * length, Rows(found), new * length
 
 
 def _without(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
@@ -217,20 +298,32 @@ def _frame(rows: torch.Tensor) -> torch.Tensor:
     """The orthonormal rows next to these: (D D^T)^(-1/2) D."""
     many = 8 * rows.shape[0] > rows.shape[1]  # and then some of them are nearly dependent
     wide = rows.double() if many else rows
-    values, vectors = torch.linalg.eigh((wide @ wide.T).double())
-    root = (vectors * values.clamp_min(1e-12 * values[-1]).rsqrt()) @ vectors.T
-    return (root.to(wide.dtype) @ wide).to(rows.dtype)
+    return (_root(wide @ wide.T) @ wide).to(rows.dtype)
 
 
-def _orthonormal(unit: torch.Tensor, least: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """An orthonormal basis of the span of unit vectors or zeros, as rows, and them in it."""
-    wide = unit.double()
+def _root(gram: torch.Tensor) -> torch.Tensor:
+    """Its power -1/2."""
+    values, vectors = torch.linalg.eigh(gram.double())
+    found = (vectors * values.clamp_min(1e-12 * values[-1]).rsqrt()) @ vectors.T
+    return found.to(gram.dtype)
+
+
+def _orthonormal(unit: torch.Tensor, least: float) -> tuple[Rows, torch.Tensor]:
+    """An orthonormal basis of the span of unit vectors or zeros, and them in it."""
     many = unit.shape[0] > unit.shape[1]
+    if not many:
+        values, vectors = torch.linalg.eigh((unit @ unit.T).double())
+        if bool(values[0] > SOUND * values[-1]):
+            roots = values.sqrt()
+            mix, back = (vectors / roots) @ vectors.T, (vectors * roots) @ vectors.T  # symmetric:
+            # equal eigenvalues may have any vectors, and rounding then would choose them
+            return Rows(unit, mix.to(unit.dtype)), back.to(unit.dtype)
+    wide = unit.double()
     values, vectors = torch.linalg.eigh(wide.T @ wide if many else wide @ wide.T)
     kept = (values > least**2 * values[-1]) & (values > 0)
     if many:
         basis = vectors[:, kept].T.to(unit.dtype)
-        return basis, unit @ basis.T
+        return Rows(basis), unit @ basis.T
     roots = values[kept].sqrt()
     basis = (vectors[:, kept] / roots).T.to(unit.dtype) @ unit
-    return basis, (vectors[:, kept] * roots).to(unit.dtype)
+    return Rows(basis), (vectors[:, kept] * roots).to(unit.dtype)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from initium._predict.lazy.law import Gaussian, Haar, Law
+from initium._predict.lazy.law import Gaussian, Haar, Law, lengths
 from initium.errors import PlanError
 from initium.spec import (
     Blocks,
@@ -78,8 +78,9 @@ class Matrix:
         self.astray = False
         if self.values is not None:
             return x @ (self.values if side else self.values.T)
-        finite = x.isfinite().all(1)
+        finite = lengths(x).isfinite().squeeze(1)
         if not bool(finite.all()):
+            finite = x.isfinite().all(1)
             y = x.new_full((len(x), self.sizes[1 - side]), math.nan)
             y[finite] = self._product(x[finite], side, stretch, last, bound)
             return y
@@ -88,11 +89,14 @@ class Matrix:
     def _product(
         self, x: torch.Tensor, side: int, stretch: bool, last: bool, bound: float | None
     ) -> torch.Tensor:
-        y = x.new_zeros(len(x), self.sizes[1 - side])
-        if self.law is not None:
+        if self.law is None:
+            y = x.new_zeros(len(x), self.sizes[1 - side])
+        else:
             before = _times(x, self.scales[side])
-            y = self.law.product(before, side)
-            y = _times(y, self.scales[1 - side])
+            done = self._was_last(side, last)
+            y = self.law.product(before, side, keep=not done)
+            if (scale := self.scales[1 - side]) is not None:
+                y *= scale
             if stretch and (_backward() or not self.used[1 - side]):
                 power = self.law.variance * _power(self.scales[1 - side], y.shape[1])
                 share = 1.0 if bound is None else float(y.square().sum())
@@ -102,7 +106,7 @@ class Matrix:
                 if not self.astray:
                     y *= _stretch(before, y, power)
             self.used[side] = True
-            if self._was_last(side, last):
+            if done:
                 self.law.forget()
         if self.means is not None:
             given, made = self.means[side], self.means[1 - side]
@@ -166,6 +170,7 @@ def matrix_of(
     seed: int,
     dtype: torch.dtype,
     even: bool = False,
+    free: bool = False,
 ) -> Matrix:
     """The matrix number ``key`` of a parameter, before anything is known of it.
 
@@ -174,7 +179,7 @@ def matrix_of(
         layout: the axes that are columns, that are rows, and that number matrices.
         key: positions along the last of these.
         seed, dtype: of its random numbers.
-        even: as for :class:`Law`.
+        even, free: as for :class:`Law`.
 
     Raises:
         PlanError: nothing is known of its elements.
@@ -189,14 +194,14 @@ def matrix_of(
         axis = spec.axis
         spec, shape, index[axis] = _inside(spec, shape, index[axis])
     if isinstance(spec, Orthogonal) and _fits(spec, layout):
-        haar = Haar(sizes[1], sizes[0], generator, dtype, even)
+        haar = Haar(sizes[1], sizes[0], generator, dtype, even, free)
         return Matrix(sizes, haar, (None, torch.tensor(spec.gain, dtype=dtype)))
     axis, stds, means = _by_axis(name, spec, shape)
     side = int(axis in rows)
     along = layout[side]
     note = _approximation(name, spec)
     drawn = bool(stds.any())
-    law = Gaussian(sizes[1], sizes[0], generator, dtype, even) if drawn else None
+    law = Gaussian(sizes[1], sizes[0], generator, dtype, even, free) if drawn else None
     scales = _on_side(side, _spread(stds.to(dtype), axis, along, shape))
     mean = _spread(means.to(dtype), axis, along, shape).expand(sizes[side])
     return Matrix(sizes, law, scales, _on_side(side, mean) if means.any() else None, note)

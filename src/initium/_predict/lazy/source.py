@@ -38,7 +38,9 @@ class Shared:
     moments of infinite width, while ``stretch`` even where finitely many directions do not have
     them on average. ``used`` is the weight, and the side of it, of the last product, and ``scale``
     what it gave to each channel, where that differs. A product of which the lengths are other than
-    expected by a larger share than ``bound`` is not stretched, and ``astray`` says so.
+    expected by a larger share than ``bound`` is not stretched, and ``astray`` says so. ``both``:
+    weights that were used from both sides on the way forward; in those of ``free``, what
+    was looked up has the lengths of infinite width and the angles of random vectors.
     """
 
     seed: int
@@ -50,6 +52,8 @@ class Shared:
     astray: bool = False
     used: tuple[str, int] | None = None
     scale: torch.Tensor | None = None
+    free: frozenset[str] = frozenset()
+    both: set[str] = field(default_factory=set)
     notes: dict[str, None] = field(default_factory=dict)
 
     def note(self, text: str) -> None:
@@ -232,7 +236,8 @@ class Source:
         assert self.layout is not None
         entry, seed = self.entry, self.shared.seed
         spec, shape, even = entry.spec, entry.shape, self.shared.even
-        return matrix_of(self.name, spec, shape, self.layout, key, seed, self.work, even)
+        free = self.name in self.shared.free
+        return matrix_of(self.name, spec, shape, self.layout, key, seed, self.work, even, free)
 
 
 def _lazy(spec: Spec) -> bool:

@@ -288,9 +288,11 @@ def contract(weight: LazyWeight, x: torch.Tensor, given: int) -> torch.Tensor:
         embedded[:, into] = rows
         rows = embedded
     shared = source.shared
-    stretch = shared.even and shared.stretch
+    stretch = shared.even and shared.stretch and source.name not in shared.free
     y = place.matrix.product(rows, place.side, stretch, shared.last, shared.bound)
     shared.astray |= stretch and place.matrix.astray
+    if all(place.matrix.used) and not shared.last:
+        shared.both.add(source.name)
     shared.used = source.name, place.side
     scale = place.matrix.scales[1 - place.side]
     shared.scale = None if scale is None or scale.numel() == 1 else scale

@@ -1,11 +1,11 @@
-"""Dropout switched off while a check measures: its noise would pass for signal.
+"""Dropout switched off while something is measured: its noise would pass for signal.
 
 Two samples that have become alike still differ by their masks, so that a lost signal looks alive.
 Everything else follows the model's mode: batch norms in training mode still use the batch.
 
-Covered: dropout of every kind as modules and functions, that of attention, stochastic depth drawn
-by ``bernoulli_``, and the layers that models of Transformers drop whole. Not covered: dropout
-between the layers of a recurrent module, and noise that a model adds in any other way.
+Covered: dropout of every kind as modules and functions, that of attention and between the layers of
+recurrent modules, stochastic depth drawn by ``bernoulli_``, and the layers that models of
+Transformers drop whole. Not covered: noise that a model adds in any other way.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["WithoutDropout", "without_layerdrop"]
+__all__ = ["WithoutDropout", "without_dropout"]
 
 DROPOUTS = frozenset(
     {
@@ -40,11 +40,25 @@ PRIMITIVES = frozenset(
         torch.native_dropout,
     }
 )
+RECURRENT = frozenset({torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu})
 
 
 @contextmanager
-def without_layerdrop(model: nn.Module) -> Iterator[None]:
-    """Within it no layer is left out at random (LayerDrop: Fan et al. 2019, arXiv:1909.11556)."""
+def without_dropout(model: nn.Module) -> Iterator[WithoutDropout]:
+    """Within it nothing of ``model`` is left out at random; what it gives says if there was any.
+
+    Example:
+        >>> with without_dropout(layer := nn.Dropout(0.5)) as quiet:
+        ...     layer(torch.ones(3)).tolist(), quiet.met
+        ([1.0, 1.0, 1.0], True)
+    """
+    with _without_layerdrop(model), WithoutDropout() as quiet:
+        yield quiet
+
+
+@contextmanager
+def _without_layerdrop(model: nn.Module) -> Iterator[None]:
+    """No layer is left out (LayerDrop: Fan et al. 2019, arXiv:1909.11556)."""
     held: list[tuple[Any, float]] = []
     for module in model.modules():
         owners: tuple[Any, ...] = (module, getattr(module, "config", None))
@@ -93,8 +107,13 @@ class WithoutDropout(TorchFunctionMode):
             args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args
             kwargs.pop("dropout_p", None)
         elif func is F.multi_head_attention_forward:
-            self.met = self.met or _given(args, kwargs, 10, "dropout_p", 0.0) > 0
+            trained = bool(_given(args, kwargs, 13, "training", True))
+            self.met = self.met or (trained and _given(args, kwargs, 10, "dropout_p", 0.0) > 0)
             args = (*args[:10], 0.0, *args[11:])
+        elif func in RECURRENT:
+            place = 6 if isinstance(args[3], (list, tuple)) else 5
+            self.met = self.met or (args[place] > 0 and args[place + 1])
+            args = (*args[:place], 0.0, *args[place + 1 :])
         elif func is torch.Tensor.bernoulli_:
             chance = _given(args, kwargs, 1, "p", 0.5)
             if isinstance(chance, float):
