@@ -67,7 +67,7 @@ def test_the_same_bits_in_every_world(tmp_path):
         if isinstance(result, str)
     ]
     assert not wrong, "\n".join(wrong)
-    assert len(found) == sum(SIZES) + 2 + 2 + 2 + 4, sorted(found)
+    assert len(found) == sum(SIZES) + 4 * 2 + 4, sorted(found)
     assert min(len(found[f"{size}/0"]) for size in SIZES) >= 18
 
 

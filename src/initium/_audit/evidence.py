@@ -18,7 +18,7 @@ from initium._audit.runs import InitFunction, Run, held_values, run
 from initium._audit.tape import Draw, Event, storage_key
 from initium._model.moments import Moments
 from initium._model.names import Slot, named_modules, slots, unwrapped
-from initium._model.sharding import local
+from initium._model.sharding import bare_class, local
 
 __all__ = ["Evidence", "TensorEvidence", "compare", "constants", "gather"]
 
@@ -147,7 +147,7 @@ def gather(done: Run, seed: int, before: frozenset[str]) -> Evidence:
         owner = modules.get(id(module), "")
         lost.append((f"{owner}.{leaf}" if owner else leaf, event))
     return Evidence(
-        model=type(unwrapped(done.model)).__name__,
+        model=bare_class(unwrapped(done.model)).__name__,
         reseeded=bool({torch.initial_seed(), *done.tape.seeds} - {seed}),
         tensors=tensors,
         values=held if built else {name: value.clone() for name, value in held.items()},
@@ -166,7 +166,7 @@ def _one(slot: Slot, value: torch.Tensor, before: torch.Tensor, done: Run) -> Te
         shape=tuple(slot.tensor.shape),
         dtype=str(slot.tensor.dtype).removeprefix("torch."),
         events=events,
-        draws=history.draws if history is not None else frozenset(),
+        draws=history.draws if history is not None and value.numel() else frozenset(),
         elements=value.numel(),
         material=built or slot.name in done.material,
         loaded=history is not None and history.outside and value.numel() > 1,

@@ -304,14 +304,15 @@ def _empty(evidence: Evidence) -> Iterable[Finding]:
         if not group:
             continue
         first = group[0]
-        whole = f", while the whole has shape {tuple(first.wanted)}" if first.wanted else ""
+        whole = first.wanted or (first.shape if 0 not in first.shape else ())
+        here = f"while the whole has shape {tuple(whole)}" if whole else f"in shape {first.shape}"
         yield Finding(
             code="IN710",
             severity="error" if group is elsewhere else "info",
             title="init on an empty tensor",
             where=_names(group),
-            message=f"{first.name} has no elements here (shape {first.shape}){whole}: writing to "
-            f"it does nothing{also(_names(group))}",
+            message=f"{first.name} has no elements here, {here}: writing to it does nothing"
+            f"{also(_names(group))}",
             fix="initialise before the model is sharded, or inside "
             "deepspeed.zero.GatheredParameters(params, modifier_rank=0)"
             if group is elsewhere

@@ -7,15 +7,20 @@ whole. FSDP1 and DeepSpeed ZeRO-3 do not, except inside their own contexts that 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
-from initium._model.names import canonical
+from initium._model.names import canonical, slots
 from initium.errors import ModelError
 
 __all__ = [
     "bare_class",
+    "gathered",
     "is_sharded",
     "local",
     "mesh_device",
@@ -123,6 +128,75 @@ def reshard(model: nn.Module) -> None:
     for module in model.modules():
         if any(kind.__name__ in MIXINS for kind in type(module).__mro__):
             module.reshard()  # type: ignore[operator]
+
+
+@contextmanager
+def gathered(model: nn.Module) -> Iterator[bool]:
+    """The model as it was before it was sharded, inside the block: whole tensors, no hooks.
+
+    Every process of the meshes has to enter; after that, none waits for another. Parameters and
+    buffers that are DTensors are gathered one by one and held whole by every process, classes are
+    the author's own, and FSDP2 and tensor parallelism do nothing. Does nothing to other models.
+
+    Yields:
+        Whether anything was sharded.
+    """
+    reshard(model)
+    held = [slot for slot in slots(model).values() if is_sharded(slot.tensor)]
+    if not held:
+        yield False
+        return
+    undo: list[Callable[[], object]] = []
+    try:
+        for slot in held:
+            full = _gather(slot.tensor)
+            if not slot.is_buffer:
+                full = nn.Parameter(full, requires_grad=slot.tensor.requires_grad)
+            for module, leaf in slot.places:
+                holder: dict[str, Any] = module._buffers if slot.is_buffer else module._parameters
+                undo.append(partial(holder.__setitem__, leaf, slot.tensor))
+                holder[leaf] = full
+        for module in model.modules():
+            undo += _unhooked(module)
+            if (kind := type(module)) is not (bare := bare_class(module)):
+                module.__class__ = bare
+                undo.append(partial(setattr, module, "__class__", kind))
+        yield True
+    finally:
+        for step in reversed(undo):
+            step()
+
+
+def _gather(tensor: torch.Tensor) -> torch.Tensor:
+    """All of a DTensor, on the device of its mesh: where FSDP2 offloads, the shard goes there."""
+    device = mesh_device(tensor)
+    with torch.no_grad():
+        shard = local(tensor)
+        if device is not None and shard.device.type != device:
+            tensor = type(tensor).from_local(  # type: ignore[attr-defined]
+                shard.to(device),
+                tensor.device_mesh,  # type: ignore[attr-defined]
+                tensor.placements,  # type: ignore[attr-defined]
+                run_check=False,
+                shape=tensor.shape,
+                stride=tensor.stride(),
+            )
+        full: torch.Tensor = tensor.full_tensor()  # type: ignore[attr-defined]
+    return full.detach()
+
+
+def _unhooked(module: nn.Module) -> list[Callable[[], object]]:
+    """Take off the hooks of FSDP2 and tensor parallelism; what puts them back."""
+    undo: list[Callable[[], object]] = []
+    for hooks in (module._forward_pre_hooks, module._forward_hooks):
+        kept = dict(hooks)
+        for key, hook in kept.items():
+            owner = getattr(hook, "__module__", "")
+            if "fsdp" in owner or owner.startswith("torch.distributed.tensor"):
+                del hooks[key]
+        if len(hooks) < len(kept):
+            undo += [partial(hooks.update, kept), hooks.clear]
+    return undo
 
 
 def _has_flat_parameter(module: nn.Module) -> bool:
