@@ -317,6 +317,124 @@ def test_tokens_that_become_alike() -> None:
     assert alarms(checked(GPT(8), IDS)) == []
 
 
+class Average(nn.Module):
+    """A branch: attention that is close to an average, behind a norm."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.qkv = nn.LayerNorm(width), nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
+        return self.out(F.scaled_dot_product_attention(q / 10, k / 10, v))
+
+
+class Pooled(nn.Module):
+    """Branches that are scaled, or not added at all, outside of their modules."""
+
+    def __init__(self, scale: float | None) -> None:
+        super().__init__()
+        self.embed, self.layers = nn.Embedding(50, 32), nn.ModuleList(Average(32) for _ in range(4))
+        self.scale, self.head = scale, nn.Linear(32, 10)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.embed(ids)
+        for layer in self.layers:
+            x = layer(x) if self.scale is None else x + self.scale * layer(x)
+        return self.head(x.mean(1))
+
+
+@pytest.mark.parametrize(
+    ("scale", "alike"), [(1.0, False), (0.1, False), (0.0, False), (None, True)]
+)
+def test_alike_tokens_of_a_branch_are_no_collapse_whatever_scales_it(
+    scale: float | None, alike: bool
+) -> None:
+    report = checked(Pooled(scale), IDS)
+    assert report.layers["layers.3"].token_cosine > 0.98
+    assert ("IN207" in alarms(report)) == alike
+
+
+def test_tokens_that_are_apart_behind_the_last_block_have_not_collapsed() -> None:
+    """The same where no sum is seen, such as one by a function of indices."""
+
+    class Unseen(Pooled):
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            x = self.embed(ids)
+            for layer in self.layers:
+                x = torch.stack([x, layer(x)]).sum(0)
+            return x
+
+    model = Unseen(1.0)
+    del model.head
+    report = checked(model, IDS)
+    assert report.layers[""].token_cosine < 0.5
+    assert report.branches == ()
+    assert report.layers["layers.3"].token_cosine > 0.98
+    assert "IN207" not in alarms(report)
+
+
+@pytest.mark.parametrize(("small", "shape"), [("2", None), ("0", None), ("2", (2, 16))])
+def test_a_norm_without_an_input_names_the_matrix_that_starves_it(
+    small: str, shape: tuple[int, ...] | None
+) -> None:
+    """The one whose own input is large enough, also through a view in another shape."""
+    middle: list[nn.Module] = [] if shape is None else [nn.Unflatten(1, shape)]
+    model = nn.Sequential(
+        nn.Linear(32, 32, bias=False),
+        nn.Identity(),
+        nn.Linear(32, 32, bias=False),
+        *middle,
+        nn.LayerNorm(32 if shape is None else 16),
+        nn.Flatten(),
+        nn.Linear(32, 10),
+    )
+    model.get_parameter(f"{small}.weight").data.mul_(1e-4)
+    finding = found(checked(model, torch.randn(64, 32)), "IN208")
+    assert finding.where[0] == f"{small}.weight"
+    assert f"larger values in {small}.weight" in finding.fix
+
+
+# ---------------------------------------------------------------- a cut, and a constant
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_cut_is_named_by_the_last_module_before_it(inside: bool) -> None:
+    """Between two modules, or inside the module that returns without a gradient."""
+
+    class Cut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = (nn.Linear(16, 16) for _ in range(3))
+            self.act = nn.ReLU()
+            if inside:
+                self.b.register_forward_hook(lambda module, args, output: output.detach())
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.b(self.act(self.a(x)))
+            return self.c(self.act(x if inside else x.detach()))
+
+    finding = found(checked(Cut(), torch.randn(32, 16)), "IN304")
+    assert finding.where[0] == "b"
+    assert finding.fix.endswith("behind b")
+
+
+def test_a_constant_behind_a_matrix_says_nothing_of_the_matrix() -> None:
+    """Its output is 30 times the others', and the same for all samples: code made it."""
+    layers: list[nn.Module] = []
+    for _ in range(6):
+        layers += [nn.Linear(32, 32), nn.Tanh()]
+    model = nn.Sequential(*layers, nn.Linear(32, 10))
+    for layer in model[::2]:
+        nn.init.orthogonal_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    model[6].register_forward_hook(lambda module, args, output: torch.full_like(output, 30.0))
+    report = checked(model, torch.randn(32, 32))
+    assert found(report, "IN203").where[0] == "6"
+    assert "IN204" not in alarms(report)
+
+
 # ---------------------------------------------------------------- functions between modules
 
 
@@ -335,7 +453,7 @@ class Functional(nn.Module):
 X = torch.randn(64, 32, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize(("act", "factor"), [(F.tanh, 9.0), (torch.sigmoid, 60.0)])
+@pytest.mark.parametrize(("act", "factor"), [(F.tanh, 9.0), (torch.sigmoid, 20.0)])
 def test_functional_saturation_is_named_by_its_layer(
     act: Callable[[torch.Tensor], torch.Tensor], factor: float
 ) -> None:
@@ -375,9 +493,9 @@ def test_shut_gates(kind: type[nn.RNNBase], share: float) -> None:
     with torch.no_grad():
         bias = model.rnn.bias_ih_l0
         if kind is nn.LSTM:
-            bias[[*range(48), *range(72, 96)]] = 20.0
+            bias[[*range(48), *range(72, 96)]] = 12.0
         else:
-            bias[: 48 if kind is nn.GRU else 24] = 20.0
+            bias[: 48 if kind is nn.GRU else 24] = 12.0
         assert saturated_gates(model.rnn, (x,)) == pytest.approx(share, abs=1e-3)
     report = checked(model, x)
     assert report.layers["rnn"].saturated == pytest.approx(share, abs=1e-3)
@@ -396,7 +514,7 @@ def test_gates_follow_the_module(first: bool) -> None:
         out = rnn(x, start)[0]
     assert values is not None
     out = out.transpose(0, 1) if first else out
-    sigmoids, tanhs = values
+    ((sigmoids, tanhs),) = values
     z = sigmoids.reshape(len(out), 2, *out.shape[1:])[:, 1]
     n, h = tanhs.reshape(out.shape), start[0]
     for step in range(len(out)):
@@ -522,7 +640,7 @@ def conv_net(factor: float) -> nn.Module:
 def test_a_norm_does_not_hide_the_scale_of_the_weights() -> None:
     x = torch.randn(16, 3, 8, 8)
     finding = found(checked(conv_net(1e4), x), "IN209")
-    assert finding.where == tuple(f"{i}.weight" for i in (0, 3, 6, 9))
+    assert set(finding.where) == {f"{i}.weight" for i in (0, 3, 6, 9)}
     assert alarms(checked(conv_net(1.0), x)) == []
 
 
@@ -532,7 +650,7 @@ def test_a_norm_on_next_to_nothing() -> None:
         return scaled(nn.Sequential(*layers), {"0.weight": factor})
 
     finding = found(checked(stem(1e-4), X), "IN208")
-    assert (finding.severity, finding.where) == ("warning", ("1",))
+    assert (finding.severity, finding.where) == ("warning", ("0.weight", "1"))
     assert finding.numbers["epsilon"] == 1e-5
     assert alarms(checked(stem(1.0), X)) == []
 
@@ -609,9 +727,17 @@ def test_gradients_below_half_precision() -> None:
 
 
 def test_activations_that_half_precision_could_not_hold_are_information() -> None:
-    model = scaled(relu_net(3), {"layers.2.weight": 1e5, "head.weight": 1e-5})
-    finding = found(checked(model, X), "IN104")
-    assert (finding.severity, finding.where) == ("info", ("layers.2",))
+    class Times(nn.Module):
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.factor = factor
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.factor * x
+
+    layers = nn.Linear(32, 32), Times(1e6), Times(1e-6), nn.Linear(32, 10)
+    finding = found(checked(nn.Sequential(*layers), X), "IN104")
+    assert (finding.severity, finding.where) == ("info", ("1",))
 
 
 # ---------------------------------------------------------------- the codes

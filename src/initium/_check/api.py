@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import platform
 import time
+from dataclasses import replace
 
 import torch
 from torch import nn
+from torch.distributed import ProcessGroup
 
 from initium._check.batch import batch_facts
 from initium._check.buffers import buffer_facts
 from initium._check.deep.api import Announce, look_deeper
 from initium._check.deep.passes import Subject
 from initium._check.deep.steps import MakeOptimizer
+from initium._check.distributed import find_between_ranks
 from initium._check.drive import Pass, bare, run
 from initium._check.facts import BufferFacts, Facts
 from initium._check.findings import draw
+from initium._check.gradient import unexplained
 from initium._check.loss import LossFunction
 from initium._check.measure import sample_count
+from initium._check.opening import opened
 from initium._check.parameters import named_parameters, parameter_records
 from initium._check.planned import planned_facts
 from initium._check.ranges import range_records
+from initium._check.ranks import Ranks, survey
 from initium._check.sample import Ranges
 from initium._check.values import find_in_values
 from initium._inspect import inspect
 from initium._model.call import map_tensors, must_be_module, tensors
 from initium._model.inputs import example_inputs, must_be_usable
 from initium._model.names import named_modules
+from initium._model.sharding import gathered
 from initium._model.state import preserved
 from initium._plan import Plan
 from initium._plan.fit import must_fit
@@ -52,11 +59,13 @@ def check(
     optimizer: MakeOptimizer | None = None,
     announce: Announce | None = None,
     prediction: Prediction | None = None,
+    group: ProcessGroup | None = None,
 ) -> Report:
     """Whether a model is fit to train from the weights it has.
 
     One forward and one backward pass in the model's own mode, but without dropout, whose noise
-    would pass for signal; everything is put back afterwards.
+    would pass for signal; everything is put back afterwards. Where gradients are zero for no reason
+    that is seen, up to four more passes tell zeros that open from zeros that stay.
 
     Args:
         model: with real weights; wrapped or compiled models are checked without their wrapper.
@@ -73,6 +82,9 @@ def check(
         announce: told in a sentence what ``deep`` will cost, before it starts.
         prediction: of :func:`initium.predict` for the same batch: shown beside what is measured,
             and a module that departs from it is a finding.
+        group: processes that hold replicas of the model, all of which make this call: what they
+            hold is compared. Those of a model that DTensors shard are compared without it
+            (docs/distributed.md).
 
     Raises:
         InputError: no batch, or one that does not fit the model or its loss.
@@ -84,46 +96,50 @@ def check(
     """
     began = time.perf_counter()
     must_be_module(model)
-    if plan is not None:
-        must_fit(plan, {name: tuple(p.shape) for name, p in named_parameters(model).items()})
-    _must_have_weights(model)
-    if inputs is None:
-        inputs, inferred = _inferred_inputs(model), True
-    must_be_usable(inputs)
     inner = bare(model)
-    view = inspect(inner, inputs) if view is None else view
-    buffers = buffer_facts(inner)
-    with preserved(inner, clone=_written_in_forward(inner)):
-        started = time.perf_counter()
-        done = run(inner, map_tensors(inputs, _copied), targets, loss_fn, view)
-        passed = time.perf_counter() - started
-        facts = _facts(inner, done, view, plan, inputs, targets, inferred, buffers)
-    findings = draw(facts, view, plan, prediction)
-    more: Deep | None = None
-    if deep:
-        subject = Subject(inner, inputs, targets, loss_fn, view, facts.samples)
+    ranks = survey(inner, group)
+    with gathered(inner) as sharded:
+        if plan is not None:
+            must_fit(plan, {name: tuple(p.shape) for name, p in named_parameters(model).items()})
+        _must_have_weights(model)
+        if inputs is None:
+            inputs, inferred = _inferred_inputs(model), True
+        must_be_usable(inputs)
+        view = inspect(inner, inputs) if view is None else view
+        buffers = buffer_facts(inner)
         written = _written_in_forward(inner)
-        more, findings = look_deeper(
-            subject, facts, findings, plan, optimizer, passed, announce, written
+        with preserved(inner, clone=written):
+            started = time.perf_counter()
+            done = run(inner, map_tensors(inputs, _copied), targets, loss_fn, view)
+            passed = time.perf_counter() - started
+            facts = _facts(inner, done, view, plan, inputs, targets, inferred, buffers, ranks)
+        subject = Subject(inner, inputs, targets, loss_fn, view, facts.samples)
+        if silent := unexplained(facts, view):
+            facts = replace(facts, opened=opened(subject, silent, written))
+        findings = draw(facts, view, plan, prediction)
+        more: Deep | None = None
+        if deep:
+            more, findings = look_deeper(
+                subject, facts, findings, plan, optimizer, passed, announce, written
+            )
+        return Report(
+            model=type(inner).__name__,
+            findings=findings,
+            layers=facts.layers,
+            parameters=facts.parameters,
+            loss=facts.loss,
+            plan=_plan_name(plan),
+            batch=_batch(inputs, inferred),
+            mode="train" if model.training else "eval",
+            seconds=time.perf_counter() - began,
+            notes=_notes(facts, view, done.dropout) + _notes_on_ranks(model, ranks, sharded),
+            versions={"python": platform.python_version(), "torch": torch.__version__},
+            deep=more,
+            attention=facts.attention,
+            branches=facts.branches,
+            ranges=facts.ranges,
+            prediction=prediction,
         )
-    return Report(
-        model=type(inner).__name__,
-        findings=findings,
-        layers=facts.layers,
-        parameters=facts.parameters,
-        loss=facts.loss,
-        plan=_plan_name(plan),
-        batch=_batch(inputs, inferred),
-        mode="train" if model.training else "eval",
-        seconds=time.perf_counter() - began,
-        notes=_notes(facts, view, done.dropout),
-        versions={"python": platform.python_version(), "torch": torch.__version__},
-        deep=more,
-        attention=facts.attention,
-        branches=facts.branches,
-        ranges=facts.ranges,
-        prediction=prediction,
-    )
 
 
 def _facts(
@@ -135,6 +151,7 @@ def _facts(
     targets: object,
     inferred: bool,
     buffers: dict[str, BufferFacts],
+    ranks: Ranks | None,
 ) -> Facts:
     measure, weights = done.measure, Ranges()
 
@@ -164,7 +181,7 @@ def _facts(
         ranges=range_records(measure.activations, measure.gradients, weights),
         batch=batch_facts(inputs, targets, padding),
         dtypes=measure.dtypes,
-        values=tuple(find_in_values(held, view)),
+        values=(*find_in_values(held, view), *find_between_ranks(ranks, held, view)),
         buffers=buffers,
         planned=planned_facts(held, plan),
     )
@@ -242,4 +259,16 @@ def _notes(facts: Facts, view: ModelView, dropout: bool) -> tuple[str, ...]:
         notes.append("batch norms are in eval mode with statistics that were never collected")
     if not view.traced and view.problem:
         notes.append(f"roles come without a trace: {view.problem}")
+    return tuple(notes)
+
+
+def _notes_on_ranks(model: nn.Module, ranks: Ranks | None, sharded: bool) -> tuple[str, ...]:
+    notes = []
+    if sharded:
+        notes.append("the model is sharded: it was gathered, and measured whole on every process")
+    if isinstance(model, nn.parallel.DistributedDataParallel) and ranks is None:
+        notes.append(
+            "the replicas of other processes were not compared: call this on every process, with "
+            "group=torch.distributed.group.WORLD"
+        )
     return tuple(notes)

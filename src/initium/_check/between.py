@@ -57,9 +57,11 @@ class Places(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """Second moments of a stream, of the branch that is added to it, and of the sum."""
+    """Second moments of a stream, of the branch that is added to it, and of the sum; the matrix
+    that ends the branch, and the module that adds it."""
 
     writer: str
+    place: str
     before: float
     branch: float
     after: float
@@ -238,7 +240,8 @@ class Between(TorchDispatchMode):
             return
         first_is_stream, one, two = before
         stream, branch = (one, two) if first_is_stream else (two, one)
-        self.branches.append(Branch(self.writer[0], stream, branch, mean_square(result)))
+        place = self.places.here() or ""
+        self.branches.append(Branch(self.writer[0], place, stream, branch, mean_square(result)))
         self.writer = None
         self._sums[id(result)] = weakref.ref(result)
 

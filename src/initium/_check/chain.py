@@ -9,7 +9,19 @@ from initium._check.thresholds import LOST
 from initium._report.records import LayerRecord, ParameterRecord
 from initium._types import ModelView
 
-__all__ = ["activation_of", "advice", "chain", "closed", "elements", "listed", "lost", "multiplies"]
+__all__ = [
+    "activation_of",
+    "advice",
+    "around",
+    "chain",
+    "closed",
+    "elements",
+    "in_the_middle",
+    "listed",
+    "lost",
+    "multiplies",
+    "shuts",
+]
 
 SIDE_ROLES = frozenset({"head", "router", "modulation", "lora_a", "lora_b"})
 ADDED_ROLES = frozenset({"bias", "norm_bias", "position", "token", "unknown"})
@@ -49,15 +61,43 @@ def multiplies(record: ParameterRecord, view: ModelView) -> bool:
     return not (known.role == "norm_scale" and known.neutral == 0.0)
 
 
+def shuts(record: ParameterRecord, view: ModelView) -> bool:
+    """Whether it is a factor of zeros; that of a norm that multiplies by 1 + w, of minus ones."""
+    known = view.parameters.get(record.name)
+    if known is not None and known.role == "norm_scale" and known.neutral == 0.0:
+        return record.mean == -1.0 and record.std == 0.0
+    return record.second_moment == 0.0 and multiplies(record, view)
+
+
 def closed(facts: Facts, view: ModelView) -> list[ParameterRecord]:
-    """All-zero factors that receive a gradient: shut at the first step, open from the second."""
+    """Factors of zeros that receive a gradient: shut at the first step, open from the second."""
     return [
         record
         for record in facts.parameters.values()
-        if record.second_moment == 0.0
-        and (record.grad_second_moment or 0.0) > 0.0
-        and multiplies(record, view)
+        if (record.grad_second_moment or 0.0) > 0.0 and shuts(record, view)
     ]
+
+
+def in_the_middle(facts: Facts, view: ModelView) -> list[str]:
+    """Closed factors with layers behind them that get nothing else: no start by design."""
+    layers = chain(facts, view, with_head=True)
+    if not layers or not lost(layers[-1], facts):
+        return []
+    last = max((view.parameters[layer.weight or ""].order or 0 for layer in layers), default=0)
+    gates = [view.parameters[record.name] for record in closed(facts, view)]
+    return [
+        known.name
+        for known in gates
+        if known.role != "head" and known.order is not None and known.order < last
+    ]
+
+
+def around(middle: list[str], view: ModelView) -> str:
+    """The advice for factors that :func:`in_the_middle` names."""
+    return (
+        f"nothing goes around {listed(middle)}: zeros are a start for residual branches and "
+        f"heads; {advice(view, middle)}"
+    )
 
 
 def elements(records: Iterable[ParameterRecord]) -> int:

@@ -19,8 +19,8 @@ from torch import nn
 from initium._check.loss import LossFunction, Start, first_loss
 from initium._check.measure import Measure, sample_count
 from initium._check.parameters import named_parameters
-from initium._check.quiet import WithoutDropout, without_layerdrop
 from initium._model.call import call
+from initium._model.quiet import without_dropout
 from initium._types import ModelView
 from initium.errors import InitiumError, InputError, ModelError
 
@@ -91,9 +91,8 @@ def _run(
     with (
         torch.enable_grad(),
         eager(),
-        without_layerdrop(model),
         measure.watching(),
-        WithoutDropout() as quiet,
+        without_dropout(model) as quiet,
     ):
         with measure.between if trained else nullcontext():
             output = _forward(model, inputs)

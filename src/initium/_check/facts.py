@@ -28,6 +28,9 @@ class LayerFacts:
         input_units, dead_inputs: activations that it reads, and how many were zero throughout.
         producer: the module whose output it reads; ``None`` where no module returned it.
         epsilon: of a norm, what it adds to the variance.
+        branch: what it returns is added to a residual stream outside it.
+        tracked: what it returns has a gradient, as far as the module itself knows.
+        cuts: it has none, although something that the module was given has one.
     """
 
     breaks: bool = False
@@ -36,6 +39,9 @@ class LayerFacts:
     dead_inputs: int = 0
     producer: str | None = None
     epsilon: float | None = None
+    branch: bool = False
+    tracked: bool = True
+    cuts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,7 @@ class Facts:
         values: findings on what the parameters hold, by :func:`find_in_values`.
         buffers: those that hold what is not finite, or nothing but zeros.
         planned: facts of parameters besides their records, where there is a plan.
+        opened: parameters without a gradient that get one once the zeros before them have moved.
     """
 
     layers: Mapping[str, LayerRecord]
@@ -118,6 +125,7 @@ class Facts:
     values: tuple[Finding, ...] = ()
     buffers: Mapping[str, BufferFacts] = field(default_factory=dict)
     planned: Mapping[str, PlannedFacts] = field(default_factory=dict)
+    opened: frozenset[str] = frozenset()
 
     def of(self, layer: str) -> LayerFacts:
         """Facts of one module; the defaults where nothing is known."""

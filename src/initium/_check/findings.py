@@ -18,6 +18,7 @@ from initium._check.peers import (
     find_outliers,
 )
 from initium._check.planned import find_plan
+from initium._check.scales import find_scales
 from initium._check.signal import find_signal
 from initium._check.stream import find_collapse, find_starved_norms, find_stream_growth
 from initium._check.units import find_dead, find_duplicates, find_saturated
@@ -68,6 +69,8 @@ def _draw(facts: Facts, view: ModelView, plan: Plan | None) -> tuple[Finding, ..
     values = [finding for finding in values if finding.code != "IN403"]
     if any(finding.severity == "error" for finding in copies):
         return _sorted([*broken, *copies, *values, *unused, *planned])
+    tilted = [finding for finding in values if finding.code == "IN205"]
+    values = [finding for finding in values if finding.code != "IN205"]
     signal = find_signal(facts, view)
     if signal and signal[0].code == "IN203":
         silent = [*find_saturated(facts, view), *find_dead(facts, view)]
@@ -80,16 +83,17 @@ def _draw(facts: Facts, view: ModelView, plan: Plan | None) -> tuple[Finding, ..
     outside = find_out_of_range(facts, view)
     if any(finding.code == "IN104" for finding in zero):
         outside = [finding for finding in outside if finding.severity == "info"]
-    roots = _roots(signal, facts, view)
+    roots = _roots(signal, tilted, facts, view)
     if any(finding.severity != "info" for finding in roots):
         felt = (find_loss, find_peaked, find_saturated, find_dead)
         roots = _as_grave(roots, [*signal, *(f for find in felt for f in find(facts, view))])
-        return _sorted([*found, *roots, *(f for f in zero if f.severity == "info")])
+        notes = [f for f in zero if f.severity == "info" or f.numbers.get("gates")]
+        return _sorted([*found, *roots, *notes])
     found += outside
     dead = find_dead(facts, view)
     collapsed = find_collapse(facts, view)
     found += collapsed or find_uniform(facts, view)
-    for find in (find_saturated, find_peaked, find_loss, find_hidden_scale):
+    for find in (find_saturated, find_peaked, find_loss, _hidden):
         found += find(facts, view)
     return _sorted(
         [*found, *roots, *dead, *([] if dead else zero), *find_gradient_trend(facts, view)]
@@ -102,7 +106,9 @@ def _reached(finding: Finding, facts: Facts) -> int:
     return min(orders, default=0)
 
 
-def _roots(signal: list[Finding], facts: Facts, view: ModelView) -> list[Finding]:
+def _roots(
+    signal: list[Finding], tilted: list[Finding], facts: Facts, view: ModelView
+) -> list[Finding]:
     """Where a signal that vanishes or explodes comes from: the inputs, the scale of a norm, a norm
     without an input, one layer, the sums of a residual stream; otherwise the run of layers itself.
 
@@ -116,7 +122,9 @@ def _roots(signal: list[Finding], facts: Facts, view: ModelView) -> list[Finding
     explains = any(finding.severity != "info" for finding in starved)
     killed = any(finding.severity == "error" for finding in find_dead(facts, view))
     shifted = find_mean_shift(facts, view) if not (explains or killed) else []
-    outliers = find_outliers(facts, view) if not (explains or shifted) else []
+    named = {name for finding in shifted for name in finding.where}
+    shifted += [finding for finding in tilted if not set(finding.where) <= named]
+    outliers = _outliers(facts, view) if not (explains or shifted) else []
     streams = find_stream_growth(facts, view) if not (starved or outliers) else []
     run = any("factor" in finding.numbers for finding in signal)
     exploding = any(finding.code == "IN202" for finding in signal)
@@ -124,6 +132,20 @@ def _roots(signal: list[Finding], facts: Facts, view: ModelView) -> list[Finding
         bool(shifted) or (bool(outliers or raw) and not run) or (bool(streams) and exploding)
     )
     return [*raw, *starved, *shifted, *outliers, *streams, *([] if explained else signal)]
+
+
+def _outliers(facts: Facts, view: ModelView) -> list[Finding]:
+    """Matrices far from their like, and those of a scale that no scheme has."""
+    apart = find_outliers(facts, view)
+    named = {name for finding in apart for name in finding.where}
+    scales = [finding for finding in find_scales(facts, view) if finding.code == "IN204"]
+    return [*apart, *(finding for finding in scales if not set(finding.where) <= named)]
+
+
+def _hidden(facts: Facts, view: ModelView) -> list[Finding]:
+    """Scales that a norm hides: of single matrices, else of all that stand beside one."""
+    single = [finding for finding in find_scales(facts, view) if finding.code == "IN209"]
+    return single or find_hidden_scale(facts, view)
 
 
 def _as_grave(roots: list[Finding], consequences: list[Finding]) -> list[Finding]:

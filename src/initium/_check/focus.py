@@ -9,6 +9,7 @@ from initium._check.thresholds import (
     ENTROPY_ERROR,
     ENTROPY_WARNING,
     UNIFORM,
+    UNSCALED,
 )
 from initium._report.records import AttentionRecord, Finding
 from initium._types import ModelView
@@ -30,7 +31,7 @@ def find_peaked(facts: Facts, view: ModelView) -> list[Finding]:
     worst = min(found, key=lambda record: record.entropy)
     weights = [name for record in found for name in _weights(record, view)]
     root = found[0]
-    unscaled = root.scale is not None and root.scale > 2.0
+    unscaled = root.scale is not None and root.scale > UNSCALED
     cause = (
         f". Its logits are multiplied by {root.scale:.3g}/sqrt(head_dim), where 1/sqrt(head_dim) "
         "keeps them of order one"

@@ -1,11 +1,12 @@
 """How many gates of an LSTM, GRU or plain recurrent module are shut: its kernels hide them.
 
-The first layer's first direction is computed again from its definition for a few samples and
-steps. Not covered: packed sequences and LSTMs with a projection.
+Every layer and direction is computed again from its definition for a few samples and steps. Not
+covered: packed sequences and LSTMs with a projection.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,23 +17,25 @@ from initium._check.thresholds import SATURATED_SIGMOID, SATURATED_TANH
 __all__ = ["gate_values", "saturated_gates"]
 
 SAMPLES, STEPS = 8, 32
+Gates = tuple[torch.Tensor, torch.Tensor]
+"""All values of sigmoids and of tanhs, as two vectors."""
 
 
 def saturated_gates(module: nn.RNNBase, args: tuple[Any, ...]) -> float | None:
-    """The part of all gates and candidates in their flat ends; ``None`` where it is not known."""
-    values = gate_values(module, args)
-    if values is None:
-        return None
-    sigmoids, tanhs = values
+    """The part of gates and candidates in their flat ends, in the layer and direction in which it
+    is largest; ``None`` where it is not known."""
+    found = gate_values(module, args)
+    return None if found is None else max(_flat(*values) for values in found)
+
+
+def _flat(sigmoids: torch.Tensor, tanhs: torch.Tensor) -> float:
     flat = (sigmoids < 1 - SATURATED_SIGMOID) | (sigmoids > SATURATED_SIGMOID)
     outside = float(flat.sum() + (tanhs.abs() > SATURATED_TANH).sum())
     return outside / max(1, sigmoids.numel() + tanhs.numel())
 
 
-def gate_values(
-    module: nn.RNNBase, args: tuple[Any, ...]
-) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """All values of sigmoids and of tanhs inside the gates, as two vectors.
+def gate_values(module: nn.RNNBase, args: tuple[Any, ...]) -> list[Gates] | None:
+    """What is inside the gates of every layer, forward and then backward.
 
     LSTM (Hochreiter & Schmidhuber 1997): i, f, o = sigmoid, g = tanh of W_i x + b_i + W_h h + b_h.
     GRU (Cho et al. 2014): r, z = sigmoid; n = tanh(W_i x + b_i + r (W_h h + b_h)).
@@ -45,21 +48,49 @@ def gate_values(
         x = x[:STEPS, :SAMPLES]
     else:
         x = x[:STEPS, None]
-    weights: dict[str, torch.Tensor] = {
-        kind: getattr(module, f"{kind}_l0") for kind in ("weight_ih", "weight_hh")
-    }
-    zero = weights["weight_ih"].new_zeros(())
-    biases = [getattr(module, f"bias_{kind}_l0", zero) for kind in ("ih", "hh")]
-    h = c = x.new_zeros(x.shape[1], module.hidden_size)
-    if len(args) > 1 and args[1] is not None:
-        given = args[1] if isinstance(args[1], tuple) else (args[1],)
-        first = [state.reshape(-1, *state.shape[-2:])[0][:SAMPLES] for state in given]
-        if all(state.shape == h.shape for state in first):
-            h, c = first[0], first[-1]
-    sigmoids, tanhs = [], []
+    directions = ("", "_reverse") if module.bidirectional else ("",)
+    states = _states(module, x, args[1] if len(args) > 1 else None)
+    found = []
+    for layer in range(module.num_layers):
+        outputs = []
+        for direction in directions:
+            h, c = next(states)
+            backward = bool(direction)
+            hidden, values = _layer(
+                module, f"l{layer}{direction}", x.flip(0) if backward else x, h, c
+            )
+            outputs.append(hidden.flip(0) if backward else hidden)
+            found.append(values)
+        x = torch.cat(outputs, -1)
+    return found
+
+
+def _states(
+    module: nn.RNNBase, x: torch.Tensor, given: Any
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Pairs (h, c) before the first step, by layer and direction; zeros where none are given."""
+    count = module.num_layers * (2 if module.bidirectional else 1)
+    zero = x.new_zeros(x.shape[1], module.hidden_size)
+    parts = () if given is None else given if isinstance(given, tuple) else (given,)
+    held = [part.reshape(-1, *part.shape[-2:])[:, :SAMPLES] for part in parts]
+    if not held or any(part.shape != (count, *zero.shape) for part in held):
+        return iter([(zero, zero)] * count)
+    return iter(list(zip(held[0], held[-1], strict=True)))
+
+
+def _layer(
+    module: nn.RNNBase, suffix: str, x: torch.Tensor, h: torch.Tensor, c: torch.Tensor
+) -> tuple[torch.Tensor, Gates]:
+    """The outputs of one layer in one direction, and what is inside its gates."""
+    inward, outward = (getattr(module, f"weight_{kind}_{suffix}") for kind in ("ih", "hh"))
+    zero = inward.new_zeros(())
+    biases = [getattr(module, f"bias_{kind}_{suffix}", zero) for kind in ("ih", "hh")]
+    outputs: list[torch.Tensor] = []
+    sigmoids: list[torch.Tensor] = []
+    tanhs: list[torch.Tensor] = []
     for step in x:
-        inner = step @ weights["weight_ih"].T + biases[0]
-        outer = h @ weights["weight_hh"].T + biases[1]
+        inner = step @ inward.T + biases[0]
+        outer = h @ outward.T + biases[1]
         if isinstance(module, nn.LSTM):
             i, f, g, o = (inner + outer).chunk(4, -1)
             i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
@@ -79,8 +110,9 @@ def gate_values(
             relu = getattr(module, "nonlinearity", "tanh") == "relu"
             h = (inner + outer).relu() if relu else (inner + outer).tanh()
             tanhs += [] if relu else [h]
+        outputs.append(h)
     none = x.new_zeros(0)
-    return (
+    return torch.stack(outputs), (
         torch.cat([value.flatten() for value in sigmoids]) if sigmoids else none,
         torch.cat([value.flatten() for value in tanhs]) if tanhs else none,
     )

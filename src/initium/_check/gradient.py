@@ -7,7 +7,17 @@ import math
 import re
 from statistics import median
 
-from initium._check.chain import advice, chain, closed, elements, listed, multiplies
+from initium._check.chain import (
+    advice,
+    around,
+    chain,
+    closed,
+    elements,
+    in_the_middle,
+    listed,
+    multiplies,
+    shuts,
+)
 from initium._check.facts import Facts
 from initium._check.thresholds import (
     DECAY_ERROR,
@@ -22,12 +32,14 @@ from initium._check.words import also
 from initium._report.records import Finding, LayerRecord, ParameterRecord
 from initium._types import ModelView, Severity
 
-__all__ = ["find_gradient_trend", "find_never_used", "find_zero_gradient"]
+__all__ = ["find_gradient_trend", "find_never_used", "find_zero_gradient", "unexplained"]
 
-LIFTING = frozenset({"sigmoid", "softplus", "exp", "hardsigmoid"})
-"""Activations that are not zero at zero."""
 BLOCKS = 4
 """Blocks that a comparison of layers of one kind takes."""
+BACKWARD = (
+    ". Where the weights are as they should be, look for code that changes gradients on the way "
+    "back: a custom autograd.Function, a backward hook"
+)
 
 
 def find_gradient_trend(facts: Facts, view: ModelView) -> list[Finding]:
@@ -65,7 +77,7 @@ def find_gradient_trend(facts: Facts, view: ModelView) -> list[Finding]:
                 f"gradient's second moment by {trend.factor:.2g}, from {trend.before:.2g} to "
                 f"{trend.after:.2g} (fitted: {trend.fit}), although the signal on the way forward "
                 "keeps its size",
-                fix=advice(view, weights),
+                fix=advice(view, weights) + BACKWARD,
                 numbers={
                     "layers": len(trend.names),
                     "factor": trend.factor,
@@ -107,7 +119,7 @@ def _by_block(layers: list[LayerRecord], facts: Facts, view: ModelView) -> list[
             message=f"on the way back each of these {blocks} blocks multiplies the gradient's "
             f"second moment by {factor:.2g}, compared layer by layer of one kind, although the "
             "signal on the way forward keeps its size",
-            fix=advice(view, [facts.layers[name].weight for name in names]),
+            fix=advice(view, [facts.layers[name].weight for name in names]) + BACKWARD,
             numbers={
                 "blocks": blocks,
                 "factor": factor,
@@ -128,13 +140,16 @@ def find_zero_gradient(facts: Facts, view: ModelView) -> list[Finding]:
     if not silent:
         return []
     gates = closed(facts, view)
-    locked = _locked(silent, view)
-    waiting = [r for r in silent if r.name not in locked and _opens(r, gates, view)]
+    waiting = [
+        record
+        for record in silent
+        if record.name in facts.opened or (not shuts(record, view) and _opens(record, gates, view))
+    ]
     designed = [record for record in silent if record not in waiting and _idle(record, view)]
     rest = [record for record in silent if record not in waiting and record not in designed]
     found = []
     if waiting:
-        found.append(_waiting(waiting, gates))
+        found.append(_waiting(waiting, gates or _moving(facts), in_the_middle(facts, view), view))
     if designed:
         found.append(_shift_invariant(designed))
     if rest:
@@ -142,23 +157,20 @@ def find_zero_gradient(facts: Facts, view: ModelView) -> list[Finding]:
     return found
 
 
-def _locked(silent: list[ParameterRecord], view: ModelView) -> set[str]:
-    """Pairs of zero matrices, one reading the other: each waits for the other for ever."""
-    zeros = {record.name for record in silent if record.second_moment == 0.0}
-    lifted = {
-        known.partner for known in view.owners if known.role == "bias" and known.name not in zeros
-    }
-    found: set[str] = set()
-    for name in zeros:
-        known = view.parameters.get(name)
-        if known is None or not known.is_matrix:
-            continue
-        for read in known.reads:
-            above = view.parameters.get(read)
-            shut = read in zeros and read not in lifted and above is not None
-            if shut and above is not None and (above.activation or "") not in LIFTING:
-                found |= {name, read}
-    return found
+def unexplained(facts: Facts, view: ModelView) -> frozenset[str]:
+    """Parameters with a gradient of exactly zero, where it takes another pass to say why.
+
+    Those are all of them if one has no reason to be seen, or is a zero factor itself: it may wait
+    for another one that waits for it.
+    """
+    trained = [record for record in facts.parameters.values() if record.trainable]
+    silent = [record for record in trained if record.grad_second_moment == 0.0]
+    gates = closed(facts, view)
+    clear = all(
+        not shuts(record, view) and (_opens(record, gates, view) or _idle(record, view))
+        for record in silent
+    )
+    return frozenset() if clear else frozenset(record.name for record in silent)
 
 
 def _opens(record: ParameterRecord, gates: list[ParameterRecord], view: ModelView) -> bool:
@@ -190,15 +202,27 @@ def _idle(record: ParameterRecord, view: ModelView) -> bool:
     )
 
 
-def _waiting(waiting: list[ParameterRecord], gates: list[ParameterRecord]) -> Finding:
-    names = [gate.name for gate in gates]
+def _moving(facts: Facts) -> list[ParameterRecord]:
+    """All-zero parameters of any kind that have a gradient."""
+    records = facts.parameters.values()
+    return [r for r in records if r.second_moment == 0.0 and (r.grad_second_moment or 0.0) > 0.0]
+
+
+def _waiting(
+    waiting: list[ParameterRecord],
+    gates: list[ParameterRecord],
+    middle: list[str],
+    view: ModelView,
+) -> Finding:
+    names = [*middle, *(gate.name for gate in gates if gate.name not in middle)]
     return Finding(
         code="IN303",
-        severity="info",
+        severity="warning" if middle else "info",
         title="zero gradient at the first step",
         where=(*names, *(record.name for record in waiting)),
         message=f"{len(waiting)} parameters have a gradient of exactly zero, because "
         f"{listed(names)} start at zero; these get a gradient, so the path opens at step 2",
+        fix=around(middle, view) if middle else "",
         numbers={"parameters": len(waiting), "gates": len(gates)},
     )
 
@@ -321,4 +345,10 @@ def _cut(missed: list[str], facts: Facts, view: ModelView) -> str | None:
         return None
     layers = sorted(facts.layers.values(), key=lambda record: record.order)
     opened = next((i for i, r in enumerate(layers) if r.grad_second_moment is not None), 0)
-    return layers[opened - 1].name if opened else None
+    if not opened:
+        return None
+    held = [index for index in range(opened) if facts.of(layers[index].name).tracked]
+    tracked = held[-1] if held else opened - 1
+    after = layers[tracked + 1].name
+    inside = facts.of(after).cuts or any(name.startswith(f"{after}.") for name in missed)
+    return after if inside else layers[tracked].name

@@ -9,7 +9,7 @@ guessed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -250,9 +250,7 @@ def _statistics(
     if flaw != "summed" and not _is_mean_cross_entropy(loss, logits, labels):
         return LossRecord(source=source, value=float(loss.detach()))
     classes, count, lift, spread = logits.shape[1], 0, 0.0, 0.0
-    step = max(1, BLOCK // classes)
-    for part, wanted in zip(logits.split(step), labels.split(step), strict=True):
-        rows = part[wanted != IGNORED].float()
+    for rows, _ in _blocks(logits, labels):
         count += rows.shape[0]
         lift += float((rows.logsumexp(1) - rows.mean(1)).sum())
         spread += float(rows.var(1, correction=0).sum())
@@ -273,21 +271,50 @@ def _flaw(loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> str
     The outputs are probabilities where every row is positive and sums to one; where the loss
     applies a softmax of its own before the cross-entropy, its value is that of doing so.
     """
-    rows = labels != IGNORED
-    kept, wanted = logits[rows][:BLOCK].float(), labels[rows][:BLOCK]
-    if len(kept) < 2 or int(wanted.min()) < 0 or int(wanted.max()) >= logits.shape[1]:
+    kept = labels[labels != IGNORED]
+    if len(kept) < 2 or not _fit(kept, logits):
         return None
-    if int(rows.sum()) > BLOCK or not bool(kept.isfinite().all()):
+    value, plain = float(loss.detach()), _mean_cross_entropy(logits, labels)
+    if not math.isfinite(plain):
         return None
-    value, plain = float(loss.detach()), float(F.cross_entropy(kept, wanted))
-    if bool((kept >= 0).all()) and bool(((kept.sum(1) - 1).abs() < 1e-3).all()):
+    if all(_are_probabilities(rows) for rows, _ in _blocks(logits, labels)):
         return "softmax twice" if _same(value, plain) else None
     if _same(value, plain):
         return None
     if _same(value, len(kept) * plain):
         return "summed"
-    twice = float(F.cross_entropy(kept.softmax(1), wanted))
+    twice = _mean_cross_entropy(logits, labels, lambda rows: rows.softmax(1))
     return "softmax twice" if _same(value, twice) and not _same(plain, twice) else None
+
+
+def _blocks(
+    logits: torch.Tensor, labels: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Rows that count with their labels, some at a time: logits may be most of a pass's memory."""
+    step = max(1, BLOCK // logits.shape[1])
+    for part, wanted in zip(logits.split(step), labels.split(step), strict=True):
+        rows = wanted != IGNORED
+        yield part[rows].float(), wanted[rows]
+
+
+def _mean_cross_entropy(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    change: Callable[[torch.Tensor], torch.Tensor] = torch.Tensor.detach,
+) -> float:
+    total, count = 0.0, 0
+    for rows, wanted in _blocks(logits, labels):
+        total += float(F.cross_entropy(change(rows), wanted, reduction="sum"))
+        count += len(rows)
+    return total / count
+
+
+def _are_probabilities(rows: torch.Tensor) -> bool:
+    return bool((rows >= 0).all()) and bool(((rows.sum(1) - 1).abs() < 1e-3).all())
+
+
+def _fit(labels: torch.Tensor, logits: torch.Tensor) -> bool:
+    return int(labels.min()) >= 0 and int(labels.max()) < logits.shape[1]
 
 
 def _same(one: float, two: float) -> bool:
@@ -297,9 +324,9 @@ def _same(one: float, two: float) -> bool:
 def _is_mean_cross_entropy(loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> bool:
     """Whether ln C is what to expect: smoothing and small penalties pass, sums do not."""
     kept = labels[labels != IGNORED]
-    if kept.numel() == 0 or int(kept.min()) < 0 or int(kept.max()) >= logits.shape[1]:
+    if kept.numel() == 0 or not _fit(kept, logits):
         return False
-    plain = float(F.cross_entropy(logits.float(), labels, ignore_index=IGNORED))
+    plain = _mean_cross_entropy(logits, labels)
     value = float(loss.detach())
     finite = plain - plain == 0.0 and value - value == 0.0
     return not finite or abs(value - plain) <= OWN_LOSS * max(abs(plain), 1.0)

@@ -64,6 +64,8 @@ class _Layer:
     given: float | None = None
     channel_mean: float | None = None
     token_cosine: float | None = None
+    tracked: bool = False
+    cuts: bool = False
 
 
 @dataclass(slots=True)
@@ -191,6 +193,8 @@ class Measure:
         if self.forward_done:
             return
         layer.calls += 1
+        layer.tracked |= tensor.requires_grad
+        layer.cuts = not layer.tracked and any(value.requires_grad for value in tensors(given))
         layer.forward.add(seen.moments)
         layer.signal &= self._samples(tensor) > 1
         layer.resolution = max(layer.resolution, torch.finfo(tensor.dtype).eps)
@@ -212,6 +216,7 @@ class Measure:
     def _read(
         self, name: str, layer: _Layer, module: nn.Module, given: torch.Tensor, out: torch.Tensor
     ) -> None:
+        layer.producer = layer.producer or self._producer(given)
         if name in self.weights or name in self.norms:
             seen = self.seen.get(id(given))
             current = seen is not None and seen.reference() is given and not given.is_inference()
@@ -219,7 +224,6 @@ class Measure:
                 layer.given = seen.moments.per_element(seen.moments.squares)
             elif given.is_floating_point():
                 layer.given = mean_square(given)
-            layer.producer = layer.producer or self._producer(given)
         if name in self.weights:
             self._units(name, layer, module, given)
             if out.is_floating_point() and out.dim() > 1:
@@ -257,11 +261,16 @@ class Measure:
                     layer.alive |= low.ne(0) | high.ne(0)
 
     def _producer(self, given: torch.Tensor) -> str | None:
+        """The module that returned ``given``, or that of which it is a view in another shape."""
         held = self.placed.get(id(given))
         if held is not None and held[0]() is given:
             return held[1]
         seen = self.seen.get(id(given))
-        return seen.producer if seen is not None and seen.reference() is given else None
+        if seen is not None and seen.reference() is given:
+            return seen.producer
+        base = None if given.is_inference() else given._base
+        same = base is not None and base.numel() == given.numel()
+        return self._producer(base) if base is not None and same else None
 
     def layers(self) -> dict[str, LayerRecord]:
         """A record for every module that was called, in the order in which they finished."""
@@ -308,6 +317,7 @@ class Measure:
 
     def facts(self) -> dict[str, LayerFacts]:
         """What the findings need to know of modules besides their records."""
+        outside = self._added_outside()
         return {
             name: LayerFacts(
                 breaks=layer.breaks,
@@ -316,9 +326,21 @@ class Measure:
                 dead_inputs=0 if layer.alive is None else int((~layer.alive).sum()),
                 producer=layer.producer,
                 epsilon=self.norms.get(name),
+                branch=name in outside,
+                tracked=layer.tracked,
+                cuts=layer.cuts,
             )
             for name, layer in self.found.items()
         }
+
+    def _added_outside(self) -> set[str]:
+        """Modules around the end of a branch that return it before it is added."""
+        found = set()
+        for sum_ in self.between.branches:
+            parts = sum_.writer.split(".")
+            around = (".".join(parts[:end]) for end in range(1, len(parts)))
+            found |= {name for name in around if not f"{sum_.place}.".startswith(f"{name}.")}
+        return found
 
 
 def _weights(model: nn.Module, view: ModelView) -> dict[str, str]:

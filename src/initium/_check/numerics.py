@@ -159,9 +159,10 @@ def find_out_of_range(facts: Facts, view: ModelView) -> list[Finding]:
                     code="IN104",
                     severity="warning",
                     title="gradients below the number format",
-                    where=(record.worst,) if record.worst else (),
-                    message=f"{under:.0%} of the gradients that are not zero already are below the "
-                    f"smallest normal number of {record.dtype}, in which this model computes",
+                    where=(record.worst,),
+                    message=f"{under:.0%} of the gradients are below the smallest normal number of "
+                    f"{record.dtype}, in which this model computes, most of them in "
+                    f"{record.worst or 'the model'}",
                     fix="scale the loss (torch.amp.GradScaler), or compute in bfloat16",
                     numbers={"subnormal": record.subnormal, "lost": record.lost},
                 )

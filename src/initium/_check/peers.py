@@ -7,7 +7,7 @@ import math
 import statistics
 from dataclasses import dataclass
 
-from initium._check.chain import chain, listed
+from initium._check.chain import chain, listed, lost
 from initium._check.facts import Facts
 from initium._check.thresholds import (
     ALIGNED,
@@ -16,12 +16,9 @@ from initium._check.thresholds import (
     CHANNEL_MEAN,
     GAIN_OUTLIER,
     HIDDEN_GAIN,
-    MEAN_FEWEST,
-    MEAN_SHARE,
     MEAN_SIGMAS,
     NORM_SCALE,
     PEERS,
-    SAME,
 )
 from initium._report.records import Finding, LayerRecord, ParameterRecord
 from initium._types import ModelView, ParameterView
@@ -99,14 +96,15 @@ def _products(facts: Facts, view: ModelView, with_head: bool = False) -> list[La
 
 
 def _gain(record: LayerRecord, facts: Facts, view: ModelView) -> float | None:
-    """E[(W x)^2] / E[x^2]; where the bias leaves too little of it to tell, fan_in E[w^2]."""
+    """E[(W x)^2] / E[x^2]; where the bias leaves too little of it to tell, or all samples have the
+    same output, fan_in E[w^2]."""
     known = view.parameters[record.weight or ""]
     bias = bias_of(known, facts, view)
     added = facts.parameters[bias].second_moment if bias is not None else 0.0
     product = record.second_moment - added
     if not record.input_second_moment or not product < math.inf:
         return None
-    if product <= 0.1 * record.second_moment:
+    if product <= 0.1 * record.second_moment or lost(record, facts):
         return (known.fan_in or 0) * facts.parameters[known.name].second_moment or None
     return product / record.input_second_moment
 
@@ -192,7 +190,7 @@ def find_mean_shift(facts: Facts, view: ModelView) -> list[Finding]:
             shifted += [(record, cause)] if cause is not None else []
         largest = max(largest, record.second_moment)
     if not shifted:
-        return _means(facts, view)
+        return []
     root, (culprit, why, fix) = shifted[0]
     names = [record.name for record, _ in shifted]
     share = root.channel_mean or 0.0
@@ -206,35 +204,6 @@ def find_mean_shift(facts: Facts, view: ModelView) -> list[Finding]:
             f"and position: {why} ({len(names)} layer(s) in all)",
             fix=fix,
             numbers={"channel_mean": share, "layers": len(names)},
-        )
-    ]
-
-
-def _means(facts: Facts, view: ModelView) -> list[Finding]:
-    """Matrices whose mean is larger than what they scatter, whatever it does to this batch."""
-    found = [
-        held
-        for known in view.owners
-        if known.is_matrix
-        and (held := facts.parameters.get(known.name)) is not None
-        and held.trainable
-        and math.prod(held.shape) >= MEAN_FEWEST
-        and held.mean**2 > MEAN_SHARE * held.second_moment
-        and held.std > SAME * abs(held.mean)
-    ]
-    if not found:
-        return []
-    names = [held.name for held in found]
-    return [
-        Finding(
-            code="IN205",
-            severity="warning",
-            title="weights with a mean",
-            where=tuple(names),
-            message=f"{names[0]} has mean {found[0].mean:.2g} at std {found[0].std:.2g}: all its "
-            f"units add up the same sum of their inputs; {len(names)} such matrices in all",
-            fix="draw the weights with mean zero",
-            numbers={"mean": found[0].mean, "std": found[0].std, "matrices": len(names)},
         )
     ]
 

@@ -24,13 +24,15 @@ def range_records(
 
 def _record(what: str, dtype: str, seen: Ranges) -> RangeRecord:
     total, overflow, subnormal, lost = 0.0, 0.0, 0.0, 0.0
-    worst, worst_lost = "", 0.0
+    worst, most = "", (0.0, 0.0, False)
     for name in seen.counts:
         size, over, under, gone = seen.beyond(name, dtype)
         total, overflow = total + size, overflow + over
         subnormal, lost = subnormal + under, lost + gone
-        if size and (over + gone) / size > worst_lost:
-            worst, worst_lost = name, (over + gone) / size
+        # Of several that lose as much, the first that is not the whole model.
+        parts = ((over + gone) / size, under / size, bool(name)) if size else most
+        if over + gone + under > 0 and parts > most:
+            worst, most = name, parts
     total = total or 1.0
     return RangeRecord(
         what=what,
@@ -39,5 +41,5 @@ def _record(what: str, dtype: str, seen: Ranges) -> RangeRecord:
         subnormal=subnormal / total,
         lost=lost / total,
         worst=worst,
-        worst_lost=worst_lost,
+        worst_lost=most[0],
     )

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from initium._check.thresholds import FORMATS
+from initium._check.thresholds import FORMATS, HALF_LOST
 
 __all__ = ["Ranges", "channel_mean", "mean_square", "sampled", "token_cosine"]
 
@@ -81,14 +81,17 @@ class Ranges:
         self.limits = sorted({limit for format_ in FORMATS.values() for limit in format_})
         self.edges = torch.tensor([0.0, *self.limits], dtype=torch.float32, device="cpu")
         self.counts: dict[str, list[float]] = {}
+        self.zeros: dict[str, float] = {}
+        self.dtypes: dict[str, str] = {}
         self.waiting: list[tuple[str, float, torch.Tensor]] = []
 
     def see(self, name: str, tensor: torch.Tensor) -> None:
-        """Add the magnitudes of a sample of the non-zero finite elements."""
+        """Add the magnitudes of a sample of the finite elements."""
         part = sampled(tensor, RANGE)
         if part.numel():
             part = part.to("cpu", torch.float32, copy=True)
             self.counts.setdefault(name, [0.0] * len(self.edges))
+            self.dtypes[name] = str(tensor.dtype).removeprefix("torch.")
             self.waiting.append((name, tensor.numel() / part.numel(), part))
             if len(self.waiting) >= TOGETHER:
                 self._sort()
@@ -105,20 +108,24 @@ class Ranges:
         counted = bins.bincount(minlength=width * len(parts)).view(-1, width).tolist()
         for (name, weight, _), counts in zip(self.waiting, counted, strict=True):
             held = self.counts[name]
+            self.zeros[name] = self.zeros.get(name, 0.0) + weight * counts[0]
             self.counts[name] = [a + weight * b for a, b in zip(held, counts[1:], strict=True)]
         self.waiting.clear()
 
     def beyond(self, name: str, dtype: str) -> tuple[float, float, float, float]:
-        """Elements that are not zero, that overflow, are subnormal, and are lost."""
+        """Elements that are not zero, that overflow, are subnormal, and are lost.
+
+        Zeros of a tensor in that very format are lost too, where most of what is left of it is
+        subnormal: they are the other part of the same law.
+        """
         self._sort()
         lost, normal, largest = (self.limits.index(limit) for limit in FORMATS[dtype])
         bins = self.counts[name]
-        return (
-            sum(bins),
-            sum(bins[largest + 1 :]),
-            sum(bins[: normal + 1]) - sum(bins[: lost + 1]),
-            sum(bins[: lost + 1]),
-        )
+        size, gone = sum(bins), sum(bins[: lost + 1])
+        under = sum(bins[: normal + 1]) - gone
+        if self.dtypes[name] == dtype and under > HALF_LOST * size:
+            size, gone = size + self.zeros[name], gone + self.zeros[name]
+        return size, sum(bins[largest + 1 :]), under, gone
 
 
 def _wide(tensor: torch.Tensor) -> torch.dtype:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from initium._check.chain import activation_of, advice, chain, closed, listed, lost
+from initium._check.chain import (
+    activation_of,
+    advice,
+    around,
+    chain,
+    closed,
+    in_the_middle,
+    listed,
+    lost,
+)
 from initium._check.facts import Facts
 from initium._check.thresholds import (
     DECAY_ERROR,
@@ -96,13 +105,14 @@ def _lost(layers: list[LayerRecord], facts: Facts, view: ModelView) -> Finding |
     )
     if gates:
         message += f"; {listed(gates)} start at zero and receive a gradient: open from step 2"
+    middle = in_the_middle(facts, view)
     return Finding(
         code="IN203",
-        severity="info" if gates else _softened("error", facts),
+        severity="warning" if middle else "info" if gates else _softened("error", facts),
         title="the output does not depend on the input",
         where=(*gates, *names) if gates else names,
         message=message + ("" if gates else _softening(facts)),
-        fix=_mended(source, gates, layers, view),
+        fix=_mended(source, gates, middle, layers, view),
         numbers={"signal": root.signal or 0.0, "second_moment": root.second_moment},
     )
 
@@ -110,9 +120,12 @@ def _lost(layers: list[LayerRecord], facts: Facts, view: ModelView) -> Finding |
 def _mended(
     source: LayerRecord | None,
     gates: list[str],
+    middle: list[str],
     layers: list[LayerRecord],
     view: ModelView,
 ) -> str:
+    if middle:
+        return around(middle, view)
     if gates:
         return ""
     if source is not None:

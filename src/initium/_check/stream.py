@@ -25,10 +25,6 @@ from initium._types import ModelView, Severity
 __all__ = ["find_collapse", "find_starved_norms", "find_stream_growth"]
 
 
-SAME = 1e-4
-"""Relative distance within which two second moments are those of one tensor."""
-
-
 def find_stream_growth(facts: Facts, view: ModelView) -> list[Finding]:
     """Streams that grow geometrically: over the second half of their branches far more than the
     factor two of a sum of equal ones."""
@@ -82,12 +78,14 @@ def find_collapse(facts: Facts, view: ModelView) -> list[Finding]:
     """Tokens of one sample that end up parallel although they started apart.
 
     Not where samples have become as much alike: then a constant that is added to all of them, such
-    as a bias, is larger than the signal, and no attention has averaged them.
+    as a bias, is larger than the signal, and no attention has averaged them. And not where tokens
+    are apart behind the last block: equal tokens stay equal under every map of single tokens and
+    under attention, so what was alike there was a branch, and the stream beside it was not.
     """
     ordered = sorted(facts.layers.values(), key=lambda record: record.order)
     seen = [record for record in ordered if record.token_cosine is not None]
     blocks = _blocks(seen, facts)
-    if not blocks:
+    if not blocks or _is_apart_behind(blocks[-1], seen):
         return []
     start = 1.0 - (seen[0].token_cosine or 0.0)
     left = [(record, 1.0 - (record.token_cosine or 0.0)) for record in blocks]
@@ -114,6 +112,14 @@ def find_collapse(facts: Facts, view: ModelView) -> list[Finding]:
     ]
 
 
+def _is_apart_behind(last: LayerRecord, seen: list[LayerRecord]) -> bool:
+    return any(
+        1.0 - (record.token_cosine or 0.0) > COLLAPSE_WARNING
+        for record in seen
+        if record.order > last.order and record.shape == last.shape and record.weight is None
+    )
+
+
 def _is_shifted(record: LayerRecord, end: float) -> bool:
     if record.signal is None:
         return False
@@ -130,7 +136,7 @@ def _blocks(seen: list[LayerRecord], facts: Facts) -> list[LayerRecord]:
         for record in seen
         if record.name.rpartition(".")[2].isdigit()
         and any(f"{place.name}.".startswith(record.name + ".") for place in facts.attention)
-        and not _is_branch(record, facts)
+        and not facts.of(record.name).branch
     ]
     names = {record.name for record in around}
     return [
@@ -138,17 +144,6 @@ def _blocks(seen: list[LayerRecord], facts: Facts) -> list[LayerRecord]:
         for record in around
         if not any(record.name.startswith(name + ".") for name in names if name != record.name)
     ]
-
-
-def _is_branch(record: LayerRecord, facts: Facts) -> bool:
-    """Whether a module returns what its last matrix adds to a stream, and not the sum."""
-    inside = [b for b in facts.branches if b.weight.startswith(record.name + ".")]
-    if not inside:
-        return False
-    last, size = max(inside, key=lambda branch: branch.depth), record.second_moment
-    return math.isclose(last.branch, size, rel_tol=SAME) and not math.isclose(
-        last.after, size, rel_tol=SAME
-    )
 
 
 def find_starved_norms(facts: Facts, view: ModelView) -> list[Finding]:
@@ -171,18 +166,19 @@ def find_starved_norms(facts: Facts, view: ModelView) -> list[Finding]:
     names = [record.name for record, _ in starved]
     second = root.input_second_moment or 0.0
     tables = _tables_before(root, facts, view)
+    sources = tables or _matrix_before(root, STARVED * epsilon, facts)
     return [
         Finding(
             code="IN208",
             severity="info" if tables and second > STARVED_TABLE else "warning",
             title="a norm works on next to nothing",
-            where=(*tables, *names),
+            where=(*sources, *names),
             message=f"the input of {root.name} has second moment {second:.2g}, far below the "
             f"epsilon {epsilon:.2g} that the norm adds to it: its output has "
             f"{second / (second + epsilon):.2g} instead of 1, and the gradient is multiplied by up "
             f"to {1 / math.sqrt(epsilon):.2g} ({len(names)} norm(s) in all)",
-            fix=f"larger values in {listed(tables)}, or a smaller eps"
-            if tables
+            fix=f"larger values in {listed(sources)}, or a smaller eps"
+            if sources
             else "larger weights before it, or a smaller eps",
             numbers={"second_moment": second, "epsilon": epsilon, "norms": len(names)},
         )
@@ -200,3 +196,16 @@ def _tables_before(norm: LayerRecord, facts: Facts, view: ModelView) -> list[str
     ]
     held.sort(key=lambda record: (record.role != "embedding", -record.second_moment))
     return [record.name for record in held] if held and not roles else []
+
+
+def _matrix_before(norm: LayerRecord, enough: float, facts: Facts) -> list[str]:
+    """The matrix that makes what a norm reads too small: what it reads itself is large enough."""
+    seen: set[str] = set()
+    record: LayerRecord | None = norm
+    while record is not None and record.name not in seen:
+        seen.add(record.name)
+        small = (record.input_second_moment or 0.0) < enough
+        if record.weight is not None and not small:
+            return [record.weight]
+        record = facts.layers.get(facts.of(record.name).producer or "") if small else None
+    return []

@@ -24,6 +24,7 @@ FAMILIES = {
     "6": "The plan",
     "7": "The init code and its values",
     "8": "Deeper, and during the first steps",
+    "9": "Between processes",
 }
 """By the first digit of the code."""
 

@@ -48,7 +48,7 @@ def ranks(subject: Subject, names: tuple[str, ...]) -> dict[str, DeepLayer]:
             limit=min(len(rows) - 1, rows.shape[1]),
         )
 
-    with measuring(), torch.no_grad(), _outputs(subject.model, names, seen):
+    with measuring(subject.model), torch.no_grad(), _outputs(subject.model, names, seen):
         subject.call(subject.inputs)
     return found
 
@@ -98,7 +98,7 @@ def correlations(
 
     inputs = map_tensors(subject.inputs, repeated)
     with (
-        measuring(),
+        measuring(subject.model),
         torch.no_grad(),
         entry.changed(inputs, lambda tensor: _mixed(tensor, copies)) as changed,
         _outputs(subject.model, names, seen),

@@ -58,7 +58,7 @@ def jacobian(subject: Subject, entry: Entry) -> Jacobian:
         entered.append(tensor.detach().requires_grad_(True))
         return entered[0].clone()
 
-    with measuring(), sdpa_kernel([SDPBackend.MATH]):
+    with measuring(subject.model), sdpa_kernel([SDPBackend.MATH]):
         with entry.changed(subject.inputs, leaf) as inputs:
             output = _output(subject.call(inputs))
         if not entered or output is None or not output.requires_grad:

@@ -16,17 +16,17 @@ from torch import nn
 from initium._check.drive import eager, run
 from initium._check.loss import LossFunction, Start, first_loss
 from initium._check.parameters import named_parameters
-from initium._check.quiet import WithoutDropout
 from initium._model.call import call, map_tensors
+from initium._model.quiet import without_dropout
 from initium._types import ModelView
 
 __all__ = ["Subject", "measuring"]
 
 
 @contextmanager
-def measuring() -> Iterator[None]:
+def measuring(model: nn.Module) -> Iterator[None]:
     """Gradients on; compilers and dropout off."""
-    with torch.enable_grad(), eager(), WithoutDropout():
+    with torch.enable_grad(), eager(), without_dropout(model):
         yield
 
 
@@ -57,7 +57,7 @@ class Subject:
         """Every trainable parameter's gradient, the loss where there is one, and which it is."""
         trained = self.trained()
         try:
-            with measuring():
+            with measuring(self.model):
                 start = self.start()
                 found = torch.autograd.grad(
                     start.tensors,

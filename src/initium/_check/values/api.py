@@ -1,4 +1,4 @@
-"""Findings on what weights are, held against what they are for: IN721 to IN734.
+"""Findings on what weights are, held against what they are for: IN721 to IN734, IN205 and IN403.
 
 Pure functions from values and a :class:`~initium._types.ModelView`: no pass through the model, no
 data, and no knowledge of who wrote the values, so that a check can ask the same.
@@ -21,6 +21,7 @@ from initium._check.values.intent import (
     find_wide_head,
 )
 from initium._check.values.shapes import find_outliers
+from initium._check.values.tilted import find_shut_gates, find_tilted
 from initium._check.values.twins import find_copied_rows, find_equal_rows, find_twins
 from initium._report.records import Finding
 from initium._types import ModelView
@@ -61,6 +62,8 @@ def find_in_values(values: Mapping[str, torch.Tensor], view: ModelView) -> list[
         find_biases,
         find_copied_rows,
         find_equal_rows,
+        find_tilted,
+        find_shut_gates,
     )
     return [finding for rule in rules for finding in rule(held, view)]
 

@@ -18,7 +18,15 @@ from dataclasses import dataclass
 
 import torch
 
-from initium._check.thresholds import FANS_OFF
+from initium._check.thresholds import (
+    FAN_NOISE,
+    FAN_RANGE,
+    FAN_SIGMAS,
+    FAN_TOLERANCE,
+    FANS_OFF,
+    OBLIQUE,
+    ORTHOGONAL,
+)
 from initium._check.words import also
 from initium._report.records import Finding
 from initium._types import Block, ModelView, ParameterView
@@ -39,12 +47,6 @@ OUTWARD = {"kaiming fan_out, 2 / fan_out", "1 / fan_out"}
 """Formulas that read fan_out alone: for a transposed convolution they give what the others give
 with swapped fans, and are what it should be given then."""
 
-TOLERANCE = 0.01
-"""Besides sampling noise: a std that differs by less is the same."""
-SIGMAS = 3.0
-TOO_NOISY = 0.05
-RANGE = 2.3
-"""Logarithm of the factor 10 within which the stds that a weight may have by chance lie."""
 BOUND = 3.0
 """The largest of n uniform magnitudes misses the bound by a part 1/n on average, and by three times
 that with probability exp(-3)."""
@@ -79,8 +81,8 @@ def find_misread(values: Mapping[str, torch.Tensor], view: ModelView) -> Iterabl
     for name, scale in scales.items():
         known = view.parameters[name]
         kind = _kind(known)
-        noise = TOLERANCE + SIGMAS * math.sqrt(0.5 / values[name].numel())
-        if kind is None or not scale > 0.0 or noise > TOO_NOISY or _is_fixed(known, scales, view):
+        noise = FAN_TOLERANCE + FAN_SIGMAS * math.sqrt(0.5 / values[name].numel())
+        if kind is None or not scale > 0.0 or noise > FAN_NOISE or _is_fixed(known, scales, view):
             continue
         found = _match(known, scale, noise)
         if found is not None and _is_one_draw(values[name], known, noise):
@@ -146,7 +148,7 @@ def _chance(value: torch.Tensor, scale: float, std: float) -> float:
     closest = BOUND / count + torch.finfo(value.dtype).eps
     uniform = all(-closest * BOUND < 1 - abs(end) / bound < closest * BOUND for end in (low, high))
     width = closest if uniform else max(abs(math.log(scale / std)), math.sqrt(0.5 / count))
-    return min(1.0, 2 * len(FORMULAS) * width / RANGE)
+    return min(1.0, 2 * len(FORMULAS) * width / FAN_RANGE)
 
 
 def _law(known: ParameterView, formula: str) -> float:
@@ -204,7 +206,7 @@ def _is_one_draw(value: torch.Tensor, known: ParameterView, noise: float) -> boo
         if not block.stacked
     ]
     even = not sizes or max(sizes) < math.exp(2 * len(sizes) * noise) * min(sizes)
-    return even and not (value.dim() == 2 and _is_orthogonal(value, FLAT))
+    return even and not (value.dim() == 2 and _is_orthogonal(value, ORTHOGONAL))
 
 
 def _near(first: float, second: float, tolerance: float) -> bool:
@@ -216,7 +218,7 @@ def _is_fixed(known: ParameterView, scales: Mapping[str, float], view: ModelView
     fans, scale = _torch_fans(known.shape), scales[known.name]
     return any(
         other > 0
-        and _near(other, scale, 2 * TOLERANCE)
+        and _near(other, scale, 2 * FAN_TOLERANCE)
         and not set(_torch_fans(view.parameters[name].shape)) & set(fans)
         for name, other in scales.items()
     )
@@ -226,9 +228,6 @@ def _rms(value: torch.Tensor) -> float:
     return float(torch.linalg.vector_norm(value.float())) / math.sqrt(value.numel())
 
 
-FLAT = 1e-3
-"""Relative difference from a multiple of the identity below which columns are orthogonal."""
-BUMPY = 0.05
 WIDEST = 4096
 """Columns up to which products of all pairs are looked at."""
 
@@ -244,7 +243,9 @@ def find_gates(values: Mapping[str, torch.Tensor], view: ModelView) -> Iterable[
         rows, columns = value.shape
         if not 1 < columns <= rows:
             continue
-        if _is_orthogonal(value, FLAT) and not _is_orthogonal(_rows(value, blocks[0]), BUMPY):
+        if _is_orthogonal(value, ORTHOGONAL) and not _is_orthogonal(
+            _rows(value, blocks[0]), OBLIQUE
+        ):
             found.append(known)
     if found:
         first, count = found[0], len(found[0].blocks)

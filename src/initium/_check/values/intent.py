@@ -12,7 +12,15 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from initium._check.thresholds import FEWEST_CLASSES, FORGET, LOSS_FRACTION, LOSS_NATS, LOUD
+from initium._check.thresholds import (
+    BIAS_FEWEST,
+    FEWEST_CLASSES,
+    FORGET,
+    LOSS_FRACTION,
+    LOSS_NATS,
+    LOUD,
+    VALUES_SET,
+)
 from initium._check.words import also
 from initium._report.records import Finding
 from initium._types import ModelView, ParameterView
@@ -31,8 +39,6 @@ Values = Mapping[str, torch.Tensor]
 ABOVE = 3
 """Parts of a name in which the two factors of an adapter may differ: ``lora_A.default.weight``."""
 SIGMOIDS = frozenset({"sigmoid", "hardsigmoid", "softplus"})
-QUIET_VALUES = 3
-"""Distinct values up to which a bias was set, not drawn."""
 
 
 def find_adapters(values: Values, view: ModelView) -> Iterable[Finding]:
@@ -228,10 +234,10 @@ def find_biases(values: Values, view: ModelView) -> Iterable[Finding]:
     found = []
     for name, value in values.items():
         known = view.parameters[name]
-        if known.role != "bias" or value.numel() < 8 or _of_gates(known, view):
+        if known.role != "bias" or value.numel() < BIAS_FEWEST or _of_gates(known, view):
             continue
         spread = float(value.float().std())
-        if spread >= LOUD and len(value.unique()) > QUIET_VALUES:
+        if spread >= LOUD and len(value.unique()) > VALUES_SET:
             found.append((spread, name))
     if found:
         found.sort(key=lambda item: -item[0])

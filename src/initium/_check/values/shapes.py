@@ -7,27 +7,27 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from initium._check.sample import sampled
-from initium._check.thresholds import OUTLIER_SIGMAS, OUTLIERS_RARE
+from initium._check.thresholds import OUTLIER_SIGMAS, OUTLIERS_FEWEST, OUTLIERS_RARE
+from initium._check.values.parts import fused_blocks
 from initium._check.words import also
 from initium._report.records import Finding
 from initium._report.words import count
-from initium._types import ModelView, ParameterView
+from initium._types import ModelView
 
 __all__ = ["find_outliers"]
 
 MEDIAN = 0.6745
 """The median of |z| for z ~ N(0, 1): a std that outliers do not move."""
 SAMPLED = 1 << 12
-FEWEST = 256
 
 
 def find_outliers(values: Mapping[str, torch.Tensor], view: ModelView) -> Iterable[Finding]:
     """Weights with a few huge elements, as a truncated normal in low precision leaves (IN730)."""
     found = []
     for name, value in values.items():
-        if value.dim() < 2 or value.numel() < FEWEST:
+        if value.dim() < 2 or value.numel() < OUTLIERS_FEWEST:
             continue
-        outlying = [_outlying(part) for part in _parts(value, view.parameters[name])]
+        outlying = [_outlying(part) for part in fused_blocks(value, view.parameters[name])]
         worst_of = max((one for one in outlying if one is not None), default=None)
         if worst_of is not None:
             found.append((*worst_of, name))
@@ -49,14 +49,6 @@ def find_outliers(values: Mapping[str, torch.Tensor], view: ModelView) -> Iterab
         )
 
 
-def _parts(value: torch.Tensor, known: ParameterView) -> list[torch.Tensor]:
-    """The fused matrices, each of which has a scale of its own."""
-    blocks = [block for block in known.blocks if not block.stacked and block.count == 1]
-    if len(blocks) < max(len(known.blocks), 2):
-        return [value]
-    return [value.narrow(block.axis, block.start, block.size) for block in blocks]
-
-
 def _outlying(value: torch.Tensor) -> tuple[float, int, float] | None:
     """The largest magnitude in sigmas, how many lie far out, and sigma, if they are few."""
     low, high = (float(end) for end in torch.aminmax(value))
@@ -65,7 +57,7 @@ def _outlying(value: torch.Tensor) -> tuple[float, int, float] | None:
         return None
     sample = sampled(value, SAMPLED).float().abs()
     sample = sample[sample > 0]
-    if len(sample) < FEWEST // 4:
+    if len(sample) < OUTLIERS_FEWEST // 4:
         return None
     scale = float(sample.median()) / MEDIAN
     if largest <= OUTLIER_SIGMAS * scale:

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import torch
 
-from initium._check.thresholds import ROWS_ALIKE
+from initium._check.thresholds import ROWS_ALIKE, UNITS_FEWEST
+from initium._check.values.parts import matrices_in
 from initium._check.words import also, listed
 from initium._report.records import Finding
 from initium._report.words import count
@@ -127,15 +128,14 @@ def _direction(value: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def find_equal_rows(values: Mapping[str, torch.Tensor], view: ModelView) -> Iterable[Finding]:
-    """Tables and matrices in which all rows are the same, such as constants (IN403)."""
+    """Tables whose rows, and matrices whose units, are all the same, such as constants (IN403).
+
+    Also of one block of a fused matrix, one expert, one group: these are matrices of their own.
+    """
     matrices = []
     for name, value in values.items():
         known = view.parameters[name]
-        table = known.role == "embedding" and len(value) > 3
-        units = known.is_matrix and known.axes is not None and known.axes.outputs == (0,)
-        if value.dim() < 2 or not (table or units) or not _rows_equal(value):
-            continue
-        if table:
+        if known.role == "embedding" and value.dim() == 2 and len(value) > 3 and _alike(value[1:]):
             yield Finding(
                 code="IN403",
                 severity="error",
@@ -146,8 +146,9 @@ def find_equal_rows(values: Mapping[str, torch.Tensor], view: ModelView) -> Iter
                 fix=f"draw them at random: nn.init.normal_({name}, std=0.02)",
                 numbers={"rows": len(value)},
             )
-        elif known.trainable:
-            matrices.append((name, len(value), known.fan_in or 1))
+        elif known.is_matrix and known.trainable:
+            alike = [len(part) for part in matrices_in(value, known) if _alike(part)]
+            matrices += [(name, max(alike), known.fan_in or 1)] if alike else []
     if matrices:
         name, rows, fan_in = matrices[0]
         names = tuple(one for one, *_ in matrices)
@@ -156,18 +157,18 @@ def find_equal_rows(values: Mapping[str, torch.Tensor], view: ModelView) -> Iter
             severity="warning",
             title="symmetric units",
             where=names,
-            message=f"all {rows:,} rows of {name} are the same: its units compute one and the same "
-            f"thing, and only what follows tells them apart{also(names, 'matrix')}",
+            message=f"{rows:,} units of {name} have the same weights: they compute one and the "
+            f"same thing, and only what follows tells them apart{also(names, 'matrix')}",
             fix=f"draw them at random: nn.init.normal_({name}, std={fan_in**-0.5:.3g})",
             numbers={"rows": rows, "matrices": len(names)},
         )
 
 
-def _rows_equal(value: torch.Tensor) -> bool:
-    """Whether all rows but the first, which may be padding, are equal and not zero."""
-    if len(value) < 3 or not torch.equal(value[1], value[2]):
+def _alike(rows: torch.Tensor) -> bool:
+    """Whether all rows, of several elements each, are equal and not zero."""
+    if len(rows) < UNITS_FEWEST or rows.shape[1] < 2 or not torch.equal(rows[0], rows[1]):
         return False
-    return bool(value[1].any()) and bool((value[1:] == value[1]).all())
+    return bool(rows[0].any()) and bool((rows == rows[0]).all())
 
 
 def find_copied_rows(values: Mapping[str, torch.Tensor], view: ModelView) -> Iterable[Finding]:
