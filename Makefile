@@ -18,7 +18,7 @@ unexport PYTHONPATH PYTHONHOME
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.package ## install, check a deep network under five starts, write the page
+demo: $(VENV)/.package ## install, check two networks under six starts, write the page
 	@$(VENV)/bin/initium demo --out out
 
 test: $(VENV)/.package $(VENV)/.test ## install what the tests need and run the whole suite

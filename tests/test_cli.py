@@ -174,6 +174,7 @@ FAILURES = [
     (f"coord {SMALL} --widths 8,x", "--widths is not a list such as 64,128,256"),
     (f"coord {SMALL} --widths 8,16 --lr 0", "--lr has to be above 0"),
     (f"plan {SMALL} --out nowhere/plan.yaml", "nowhere/plan.yaml: the folder does not exist"),
+    ("plan m.py:broken --out plan.txt", "plan.txt: is not the name of a plan"),
     (f"check {SMALL} --fail-on trouble", "--fail-on"),
     ("check", "Missing argument"),
     ("chek", "No such command 'chek'"),
@@ -267,6 +268,24 @@ def test_a_fix_is_written_and_heals(here: Path, capsys: pytest.CaptureFixture[st
     assert out.endswith(f"plan: fix.yaml; try it: {again}\n")
     assert _cli.run([*again.split()[1:], *fails]) == 0
     assert "no findings" in capsys.readouterr().out
+
+
+def test_the_program_itself_mends_a_model_and_refuses_another(here: Path) -> None:
+    def program(*arguments: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-m", "initium", "check", *arguments]
+        return subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
+
+    found = program("m.py:loud", "--fix", "fix.yaml", "--fail-on", "warning")
+    assert (found.returncode, found.stderr) == (1, "")
+    assert "repair: 1 of 14 parameters changed" in found.stdout
+    mended = program("m.py:loud", "--plan", "fix.yaml", "--fail-on", "warning")
+    assert (mended.returncode, mended.stderr) == (0, "")
+    other = program("m.py:healthy", "--plan", "fix.yaml")
+    assert (other.returncode, other.stdout) == (2, "")
+    assert other.stderr == (
+        "initium: error: 0.weight: is in the plan and not in the model, which has weight. Fix: "
+        "plan this model, or apply the plan to the model that it was made for\n"
+    )
 
 
 def test_a_fix_of_a_recipe_keeps_its_other_entries(
@@ -406,7 +425,9 @@ def test_the_demo_tells_its_story_and_names_the_page_last(
     text = page.read_text()
     for word in ("All zeros", "Xavier", "Without residual scaling"):
         assert word in text
-    verdicts = [line for line in lines if line.strip().startswith(("mlp-", "gpt-"))]
+    assert max(map(len, lines)) <= 80
+    recipes = tuple(start.recipe for start in demo.STORY)
+    verdicts = [line for line in lines if line.startswith(recipes)]
     assert [("healthy" in line) for line in verdicts] == [False, False, False, True, True, True]
     assert [path.name for path in Path("pages").iterdir()] == [page.name]
 

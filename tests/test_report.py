@@ -76,6 +76,17 @@ def test_verdict_names_each_kind_of_error_once_and_where_it_starts() -> None:
     error = replace(fakes.mlp(5, "zeros").findings[0], title="first loss too high", where=("loss",))
     report = replace(fakes.mlp(5), findings=(error, error, replace(error, title="b"), error))
     assert words.verdict(report) == "not fit to train: first loss too high; b"
+    assert words.caution(report) == ""
+
+
+def test_a_fit_model_with_a_warning_says_so_above() -> None:
+    warning = replace(fakes.mlp(5, "zeros").findings[0], severity="warning", title="t<i>")
+    report = replace(fakes.mlp(5), findings=(warning,))
+    assert words.caution(report).startswith("t<i>")
+    page = render_html(report)
+    assert "Fit to train" in page
+    assert "Worth a look: t&lt;i&gt;" in page
+    assert "Worth a look" not in render_html(fakes.mlp(5))
 
 
 @pytest.mark.parametrize(
@@ -212,8 +223,9 @@ def test_a_folded_table_accounts_for_every_layer_of_a_sample(depth: int) -> None
     shown = [row for row in rows if isinstance(row, LayerRecord)]
     assert len(shown) <= 24
     if len(path.layers) > 24 and "sample" in said:
-        hidden = sum(row.layers for row in rows if isinstance(row, Gap))
-        assert hidden + len(shown) == len(path.layers)
+        hidden = [row.layers for row in rows if isinstance(row, Gap)]
+        assert sum(hidden) + len(shown) == len(path.layers)
+        assert min(hidden) > 1  # a line that hides one row could show it
     assert bool(said) == (len(path.layers) > 24)
 
 

@@ -312,8 +312,12 @@ def test_both_verdicts_and_losses_are_on_the_page() -> None:
     page = render_comparison(compare_reports(fakes.mlp(9, "vanishing"), fakes.mlp(9)))
     for said in ("Mended", "Not fit to train: vanishing signal", "Fit to train", "2.410", "Gone"):
         assert said in page
+    assert 'class="fix"' not in page  # of what is gone
     broken = render_comparison(compare_reports(fakes.mlp(9), fakes.mlp(9, "zeros")))
-    assert "Broken" in broken
+    assert '<h1 class="worse">Broken</h1>' in broken
+    assert broken.count('class="fix"') == sum(
+        bool(finding.fix) for finding in fakes.mlp(9, "zeros").findings
+    )
 
 
 def test_files_are_compared_like_reports(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ FLAGS = {
     "pass loss_fn=": "add --loss FILE.py:CALLABLE",
     "loss_fn=": "--loss FILE.py:CALLABLE",
     "pass overwrite=True": "add --overwrite",
+    "; pass names={} if it is a part of that": "",
 }
 """Arguments that advice names, and the flags that stand for them."""
 

@@ -99,7 +99,7 @@ STORY = (
 
 
 def run_demo(out: Path, *, seed: int = 0, as_json: bool = False) -> Path:
-    """Check every start of the story, print a table, write the page, and name it last."""
+    """Check every start of the story, print a table of each network, write the page, name it."""
     from initium._files import write_text
     from initium._report.story import Panel, render_story
 
@@ -118,7 +118,7 @@ def run_demo(out: Path, *, seed: int = 0, as_json: bool = False) -> Path:
         told = [json.loads(report.to_json()) for report in reports]
         typer.echo(json.dumps({"page": str(page), "reports": told}, indent=2))
     else:
-        typer.echo(_table(reports))
+        typer.echo(_tables(reports))
         typer.echo(f"\nreport: {page}")
     return page
 
@@ -132,15 +132,15 @@ def _measure(start: Start, seed: int) -> Report:
         return initium.check(loaded.model, loaded.inputs, loaded.targets, loaded.loss_fn, plan)
 
 
-def _table(reports: list[Report]) -> str:
+def _tables(reports: list[Report]) -> str:
+    """A table for each of the networks; 80 columns wide."""
     from initium._tables import number, render, table
 
-    rows = []
+    groups: dict[str, list[tuple[str, ...]]] = {}
     for start, report in zip(STORY, reports, strict=True):
         layers = sorted(report.layers.values(), key=lambda layer: layer.order)
-        rows.append(
+        groups.setdefault(f"{start.group} ({start.model})", []).append(
             (
-                start.model.removeprefix("demo:"),
                 start.recipe,
                 number(layers[0].second_moment, 2),
                 number(layers[-1].second_moment, 2),
@@ -149,5 +149,10 @@ def _table(reports: list[Report]) -> str:
                 "healthy" if report.ok else report.findings[0].title,
             )
         )
-    columns = ("model", "recipe", "E[x²] first", "last", "largest", "first loss", "verdict")
-    return render(table(columns, rows, right=columns[2:6], whole=columns[:6]))
+    columns = ("recipe", "E[x²] first", "last", "largest", "first loss", "verdict")
+    parts = [
+        part
+        for title, rows in groups.items()
+        for part in (title, "", table(columns, rows, right=columns[1:5], whole=columns), "")
+    ]
+    return render(*parts)

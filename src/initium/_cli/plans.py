@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import initium
-from initium._cli.models import base_of, load_model, must_be_apart, must_be_writable, plan_of
+from initium._cli.models import base_of, load_model, must_be_a_plan, must_be_apart, plan_of
 from initium._cli.options import Debug, Inputs, Json, Model, RecipeOption, Seed, Tiny
 from initium._cli.output import echo
 from initium._cli.progress import working
@@ -72,7 +72,7 @@ def plan(
     --diff is "initium diff" from another plan, saved or of another recipe, to this one: it exits
     with 1 if anything changes.
     """
-    must_be_writable(out)
+    must_be_a_plan(out)
     must_be_apart({"--out": out}, {"--diff": Path(diff) if diff is not None else None})
     start, base = parse_recipe(recipe or "auto"), base_of(diff) if diff is not None else None
     loaded = load_model(model, inputs, tiny=tiny, seed=seed, meta=True)

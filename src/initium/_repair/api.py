@@ -25,6 +25,7 @@ from initium._model.state import preserved
 from initium._plan import Entry, Plan
 from initium._plan.fit import must_fit
 from initium._plan.table import spec_text
+from initium._repair.advice import advice
 from initium._repair.case import Case, Recipes, Values, around
 from initium._repair.entries import Step, entry_of, kept, sane, stands_alone
 from initium._repair.records import OWN, Change, Repair
@@ -41,11 +42,14 @@ VALUES = "IN721"
 """From this code on an audit's findings are on values, which every check looks at."""
 ROUNDS = 4
 """Local trials before a repair is widened."""
-SHOWN = 3
-"""Culprits that an advice names."""
 TRIES = 16
 """Checks at most, to find which changes of a widened repair are not needed."""
 WIDENED = "More than what was named is planned anew, as auto has it, for less did not suffice."
+FITTED = (
+    "No rule for the weights sufficed: all of the model is planned anew, as auto has it, and the "
+    "stds are fitted to this batch by initium.calibrate."
+)
+"""Stds that are fitted to one another: none of them is taken back alone."""
 PLANNED = frozenset({"IN601", "IN602"})
 """Findings that a plan is not held: they are mended first, and all else is judged after that."""
 
@@ -247,8 +251,9 @@ def _mended(start: _Trial, work: _Work) -> tuple[_Trial, list[str]]:
         if (found := _best(trials)) is not best:
             best, notes = found, [told]
     if best is not start:
-        best = _pruned(start, best, work)
-        less = _taken_back(start, best, work, wide=bool(notes))
+        less = best
+        if notes != [FITTED]:
+            less = _taken_back(start, _pruned(start, best, work), work, wide=bool(notes))
         if notes and (count := len(best.changes) - len(less.changes)):
             notes = [f"{WIDENED} {count} of these parameters did not need it and are as before."]
         best = less
@@ -377,7 +382,8 @@ def _calibrated(start: _Trial, trials: list[_Trial], left: list[Step], work: _Wo
     if whole is None:
         return None
     plan, changes, _ = whole
-    if len(work.written(plan)) < len(work.values.tensors) or work.case(start).fixed:
+    kept = {name for name in work.values.tensors if plan.entries[name].kept}
+    if work.case(start).fixed or any(work.view.parameters[name].is_matrix for name in kept):
         return None
     try:
         with preserved(work.model, clone=work.values.tensors):
@@ -388,20 +394,12 @@ def _calibrated(start: _Trial, trials: list[_Trial], left: list[Step], work: _Wo
     assert fitted is not None
     if not all(sane(fitted.entries[name], name, work.recipes) for name in changes):
         return None
+    reason = "As auto has it; the std is fitted to this batch."
     told = {
-        name: replace(
-            change, after=spec_text(fitted.entries[name].spec), reason=fitted.entries[name].reason
-        )
+        name: replace(change, after=spec_text(fitted.entries[name].spec), reason=reason)
         for name, change in changes.items()
     }
-    return (
-        fitted,
-        told,
-        (
-            "No rule for the weights sufficed: all of the model is planned anew, as auto has it, "
-            "and the stds are fitted to this batch by initium.calibrate."
-        ),
-    )
+    return fitted, told, FITTED
 
 
 def _pruned(start: _Trial, best: _Trial, work: _Work) -> _Trial:
@@ -498,22 +496,8 @@ def _repair(start: _Trial, best: _Trial, work: _Work, notes: list[str]) -> Repai
     return Repair(
         plan=plan,
         changed=tuple(changed),
-        advice=tuple(_advice(best.report, work.case(best))),
+        advice=tuple(advice(work.case(best), tried=bool(work.steps(best)))),
         before=start.report,
         report=best.report,
         notes=tuple(notes),
     )
-
-
-def _advice(report: Report, case: Case) -> list[Finding]:
-    """What is left; where the reason for a signal's size is frozen or a buffer, that by name."""
-    left = [finding for finding in report.findings if finding.severity != "info"]
-    if not case.fixed:
-        return left
-    names = ", ".join(f"{name} ({told})" for name, told in list(case.fixed.items())[:SHOWN])
-    more = f" and {len(case.fixed) - SHOWN} more" if len(case.fixed) > SHOWN else ""
-    fix = f"change by hand what a repair does not make up for elsewhere: {names}{more}"
-    return [
-        replace(one, where=(*case.fixed, *one.where), fix=fix) if one.code < "IN6" else one
-        for one in left
-    ]

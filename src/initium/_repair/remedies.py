@@ -18,7 +18,7 @@ __all__ = ["COPIES", "REMEDIES", "SUSPECTS", "steps_for"]
 
 COPIES = frozenset({"IN704", "IN726"})
 """Findings of which the first that is named may stay."""
-SUSPECTS = frozenset({"IN204", "IN501", "IN729"})
+SUSPECTS = frozenset({"IN204", "IN501", "IN729", "IN803", "IN804"})
 """Findings that may name more than what has to change."""
 LOGITS = 1.0
 """Std that attention's logits are brought to where they are too large."""
@@ -147,13 +147,14 @@ def _apart(name: str, case: Case) -> bool:
 
 
 def _collapsed(finding: Finding, case: Case) -> Iterable[Step]:
-    """What the named blocks write to their stream."""
+    """What the named blocks write to their stream: what is far larger than auto's, else all."""
     inside = [
         one.name
         for one in case.view.owners
         if one.writes_residual and one.is_matrix and _within(one.name, finding.where)
     ]
-    return _steps(finding, "auto", inside)
+    loud = [name for name in inside if 0.0 < APART * case.recipes.std(name) < case.size(name)]
+    return _steps(finding, "auto", loud or inside)
 
 
 def _within(name: str, places: Iterable[str]) -> bool:
@@ -231,6 +232,12 @@ def _peaked(finding: Finding, case: Case) -> Iterable[Step]:
     return [Step(name, "scale", finding.code, factor, ("q", "k")) for name in names]
 
 
+def _uniform(finding: Finding, case: Case) -> Iterable[Step]:
+    """Queries and keys that are named."""
+    names = case.parameters(finding.where)
+    return _steps(finding, "like", [name for name in names if _is_query(name, case)])
+
+
 def _is_query(name: str, case: Case) -> bool:
     return case.view.parameters[name].role in ("attn_q", "attn_k", "attn_qkv")
 
@@ -281,6 +288,7 @@ REMEDIES: Mapping[str, Remedy] = {
     "IN402": _saturated,
     "IN403": _named("like"),
     "IN404": _peaked,
+    "IN405": _uniform,
     "IN501": _loss,
     "IN601": _named("plan"),
     "IN602": _named("plan"),

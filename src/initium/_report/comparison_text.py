@@ -10,7 +10,7 @@ from rich.text import Text
 from initium._report.comparison import Change, Comparison, Side
 from initium._report.records import Finding
 from initium._report.terminal import terminal_width
-from initium._report.words import loss, number, plain, summary, verdict
+from initium._report.words import listed, loss, number, plain, summary, verdict
 from initium._tables import render, table
 
 __all__ = ["comparison_text", "headline"]
@@ -38,7 +38,8 @@ def comparison_text(found: Comparison, width: int | None = None) -> str:
             parts += ["", title, shown, *_left_out(changes, len(rows))]
     for label, names in (("only before", found.removed), ("only after", found.added)):
         if names:
-            parts += ["", plain(f"{label}: {_listed(names)}")]
+            told = listed([name or "(model)" for name in names], most=5)
+            parts += ["", plain(f"{label}: {told}")]
     return render(*parts, width=width)
 
 
@@ -71,9 +72,8 @@ def _findings(found: Comparison) -> Iterator[str]:
 
 
 def _finding(label: str, finding: Finding) -> str:
-    place = f" at {finding.where[0]}" if finding.where and finding.where[0] else ""
-    more = f" and {len(finding.where) - 1:,} more" if len(finding.where) > 1 else ""
-    said = f"{label:<6} {finding.severity} {finding.code}  {finding.title}{place}{more}"
+    place = f" at {listed(finding.where, most=1)}" if any(finding.where[:1]) else ""
+    said = f"{label:<6} {finding.severity} {finding.code}  {finding.title}{place}"
     return plain(said)
 
 
@@ -109,8 +109,3 @@ def _left_out(changes: Sequence[Change], shown: int) -> list[Text]:
     if same:
         told.append(f"{same:,} within 5%")
     return [Text("; ".join(told), "dim")] if told else []
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
-    return ", ".join(name or "(model)" for name in names[:5]) + more

@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from initium._report.records import LayerRecord
 
@@ -102,9 +103,20 @@ def fold(
         return tuple(layers[index] for index in rows), said
     even = max(limit * 2 // 3 - len(must), 2)
     spread = {rows[round(step * (len(rows) - 1) / (even + 1))] for step in range(1, even + 1)}
-    chosen = sorted(must | spread)
+    chosen = _without_single_gaps(sorted(must | spread))
     said = f"a sample of {len(chosen)} of {len(layers):,} rows, the extremes among them"
     return tuple(_with_gaps(layers, chosen)), said
+
+
+def _without_single_gaps(chosen: Sequence[int]) -> list[int]:
+    """A row that would be left out alone is shown: a gap takes a line too.
+
+    Example:
+        >>> _without_single_gaps([0, 2, 5])
+        [0, 1, 2, 5]
+    """
+    between = {after - 1 for before, after in pairwise(chosen) if after - before == 2}
+    return sorted({*chosen, *between})
 
 
 def _with_gaps(layers: Sequence[LayerRecord], chosen: Sequence[int]) -> Iterator[LayerRecord | Gap]:

@@ -20,7 +20,7 @@ from initium._report.charts import Scale, scale
 from initium._report.depth import Gap, fold, through
 from initium._report.records import Finding, LayerRecord, Report
 from initium._report.sentences import labelled
-from initium._report.words import count, loss_sentence, number, plain, summary, verdict
+from initium._report.words import count, listed, loss_sentence, number, plain, summary, verdict
 
 __all__ = ["render_report", "terminal_width"]
 
@@ -107,9 +107,7 @@ def _finding(finding: Finding) -> RenderableType:
     head.append(f"  {plain(finding.title)}", "bold")
     parts: list[RenderableType] = [head]
     if finding.where:
-        shown = ", ".join(name or "(model)" for name in finding.where[:3])
-        more = f" and {len(finding.where) - 3:,} more" if len(finding.where) > 3 else ""
-        parts.append(_labelled("where", shown + more))
+        parts.append(_labelled("where", listed([name or "(model)" for name in finding.where])))
     parts.append(_labelled("what", finding.message))
     if finding.fix:
         parts.append(_labelled("fix", finding.fix))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 
 from initium._report.records import Finding, LossRecord, Report
 from initium._types import Severity
 
 __all__ = [
+    "caution",
     "count",
+    "listed",
     "loss",
     "loss_sentence",
     "number",
@@ -63,6 +65,17 @@ def count(items: int, noun: str) -> str:
     if items != 1:
         noun = re.sub("ix$", "ice", noun) + ("es" if noun.endswith("ch") else "s")
     return f"{items:,} {noun}"
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """The first names of several, and how many there are besides.
+
+    Example:
+        >>> listed(["a", "b"]), listed(["a", "b", "c", "d", "e"], most=2)
+        ('a, b', 'a, b and 3 more')
+    """
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def shape(sizes: Iterable[int]) -> str:
@@ -118,17 +131,22 @@ def verdict(report: Report) -> str:
     """
     if report.ok:
         return "fit to train"
-    errors = _distinct(finding for finding in report.findings if finding.severity == "error")
-    named = "; ".join(_named(finding, report) for finding in errors[:2])
-    rest = f"; and {len(errors) - 2} more" if len(errors) > 2 else ""
-    return f"not fit to train: {named}{rest}"
+    return f"not fit to train: {_said(report, 'error')}"
 
 
-def _distinct(findings: Iterable[Finding]) -> list[Finding]:
+def caution(report: Report) -> str:
+    """The warnings of a model that is fit to train, each where it starts; empty without any."""
+    return _said(report, "warning") if report.ok else ""
+
+
+def _said(report: Report, severity: Severity) -> str:
+    """The first two distinct findings of a severity, and how many more there are."""
     first: dict[str, Finding] = {}
-    for finding in findings:
-        first.setdefault(finding.title, finding)
-    return list(first.values())
+    for finding in report.findings:
+        if finding.severity == severity:
+            first.setdefault(finding.title, finding)
+    named = "; ".join(_named(finding, report) for finding in list(first.values())[:2])
+    return f"{named}; and {len(first) - 2} more" if len(first) > 2 else named
 
 
 def _named(finding: Finding, report: Report) -> str:
