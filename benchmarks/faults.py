@@ -9,13 +9,19 @@ applies, and ``initium.check`` or ``initium.audit`` is run before and after:
   block around it;
 - *fixed*: ``initium.repair`` brings the network back to where nothing is found that was not found
   before; or, where code or data has to change, the finding's advice says the change that undoes
-  the fault.
+  the fault, and with that change made by hand at the place that it names, nothing new is found.
 
-Networks without a fault show the false alarms. Nothing is tuned on the held-out half.
+Networks without a fault show the false alarms. Nothing is tuned on fresh networks.
 
     python benchmarks/faults.py                      # everything that is not in --out yet
     python benchmarks/faults.py --only "NaN*/hf:*"   # these cells again
     python benchmarks/faults.py --quick              # a few networks, nothing written to docs/
+
+Two processes, each with every second network, and one page of both:
+
+    python benchmarks/faults.py --group fresh --part 1/2 --out out/a.json &
+    python benchmarks/faults.py --group fresh --part 2/2 --out out/b.json; wait
+    python benchmarks/faults.py --page --out out/faults.json --out out/a.json --out out/b.json
 
 Not covered: faults that need several processes (fans of a shard, replicas that differ), the deep
 checks, trained weights.
@@ -39,7 +45,8 @@ from typing import Any
 
 import torch
 from _faults.init import clean
-from _faults.models import MODELS, Subject, is_held_out, subject
+from _faults.models import Subject, subject
+from _faults.networks import GROUPS, MODELS, group
 from _faults.page import GOALS, Cell, key, page, verdict
 from _faults.table import FAULTS, Fault
 from torch import nn
@@ -61,10 +68,10 @@ def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    done: dict[str, Cell] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-    for name in () if arguments.page else QUICK if arguments.quick else MODELS:
-        if arguments.half and is_held_out(name) != (arguments.half == "held out"):
-            continue
+    done: dict[str, Cell] = {}
+    for path in filter(Path.exists, arguments.out):
+        done |= json.loads(path.read_text())
+    for name in _networks(arguments):
         wanted = [
             fault for fault in (None, *FAULTS) if _is_wanted(key(fault, name), arguments, done)
         ]
@@ -73,23 +80,41 @@ def main() -> None:
         for place, cell in examine(name, wanted):
             done[place] = cell
             print(f"{cell.get('seconds', 0):5.1f} s  {place}: {_said(cell)}", flush=True)
-        arguments.out.parent.mkdir(exist_ok=True)
-        write_text(arguments.out, json.dumps(done, indent=0) + "\n")
-    if not arguments.quick and not arguments.only:
+        _save(done, arguments.out[0])
+    whole = arguments.group is None and arguments.part == "1/1"
+    if arguments.page or (whole and not arguments.quick and not arguments.only):
+        _save(done, arguments.out[0])
         PAGE.write_text(page(done, TREE))
     print("\n".join(verdict(done)))
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=OUT, help="outcomes, read and extended")
+    parser.add_argument(
+        "--out", type=Path, action="append", help="outcomes: all are read, the first is extended"
+    )
     parser.add_argument("--only", default="", help='pattern of "fault/network", run anew')
-    parser.add_argument("--half", choices=("tuning", "held out"), help="only these networks")
+    parser.add_argument("--group", choices=GROUPS, help="only these networks")
+    parser.add_argument("--part", default="1/1", help="only every n-th of them, such as 1/2")
     parser.add_argument("--again", action="store_true", help="run what is in --out already")
     parser.add_argument("--missed", action="store_true", help="run what was missed before")
     parser.add_argument("--quick", action="store_true", help="three networks, no page")
     parser.add_argument("--page", action="store_true", help="run nothing, write the page")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    arguments.out = arguments.out or [OUT]
+    return arguments
+
+
+def _networks(arguments: argparse.Namespace) -> list[str]:
+    """The networks to be run."""
+    names = () if arguments.page else QUICK if arguments.quick else MODELS
+    first, every = map(int, arguments.part.split("/"))
+    return [name for name in names if arguments.group in (None, group(name))][first - 1 :: every]
+
+
+def _save(done: dict[str, Cell], path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    write_text(path, json.dumps(done, indent=0) + "\n")
 
 
 def _is_wanted(place: str, arguments: argparse.Namespace, done: dict[str, Cell]) -> bool:
@@ -162,7 +187,7 @@ def trial(
         if found:
             break
     places += [alias for name in places for alias in sound.aliases(name)]
-    located = any(_is_place(one.where[0], places) for one in found if one.where)
+    located = any(_is_place(_root(one, before[kind]), places) for one in found)
     cell: Cell = {
         "applies": True,
         "detected": bool(found),
@@ -171,10 +196,11 @@ def trial(
         "found": [(one.code, one.severity, list(one.where[:3])) for one in new],
         "places": places[:6],
     }
-    if fault.advice:
-        cell["fixed"] = any(word in one.fix for one in found for word in fault.advice)
+    held = before.get((check, fault.prepare), {})
+    if found and fault.advice:
+        cell |= by_hand(spoilt, found, held, fault)
     elif found:
-        cell |= mended(spoilt, report, before[(tool, fault.prepare)], fault)
+        cell |= mended(spoilt, report, held)
     return cell | {"fixed": bool(cell.get("fixed"))}
 
 
@@ -216,7 +242,7 @@ TOOLS: dict[str, tuple[Look, ...]] = {
 }
 
 
-def mended(spoilt: Subject, report: Any, before: Seen, fault: Fault) -> Cell:
+def mended(spoilt: Subject, report: Any, before: Seen) -> Cell:
     """Whether ``initium.repair`` leaves nothing behind that was not found before."""
     try:
         repair = initium._repair.repair(
@@ -227,7 +253,21 @@ def mended(spoilt: Subject, report: Any, before: Seen, fault: Fault) -> Cell:
         return {"fixed": False, "why": _line(error)}
     repair.plan.apply(spoilt.model)
     spoilt.plan = repair.plan if spoilt.plan is not None else None
-    left = [_kind(one) for one in _new(check(spoilt).findings, before) if one.severity != "info"]
+    return _left(spoilt, before)
+
+
+def by_hand(spoilt: Subject, found: list[Finding], before: Seen, fault: Fault) -> Cell:
+    """Whether the advice says the change, and the change leaves nothing behind."""
+    said = [one for one in found if any(word in one.fix for word in fault.advice)]
+    if not said or fault.mend is None:
+        return {"fixed": bool(said), "why": "" if said else f"advised: {found[0].fix[:80]}"}
+    with torch.no_grad():
+        fault.mend(spoilt, _root(said[0], before))
+    return _left(spoilt, before)
+
+
+def _left(mended: Subject, before: Seen) -> Cell:
+    left = [_kind(one) for one in _new(check(mended).findings, before) if one.severity != "info"]
     return {"fixed": not left, "why": f"still {sorted(left)}" if left else ""}
 
 
@@ -242,6 +282,14 @@ def _seen(findings: Iterable[Finding]) -> Seen:
 def _new(findings: Iterable[Finding], before: Seen) -> list[Finding]:
     """Those that name a place that such a finding did not name before."""
     return [one for one in findings if not set(one.where) <= before.get(_kind(one), set())]
+
+
+def _root(finding: Finding, before: Seen) -> str:
+    """The first place of a finding that was not among those of the sound network."""
+    held = {
+        where for (code, _), places in before.items() if code == finding.code for where in places
+    }
+    return next((where for where in finding.where if where not in held), "")
 
 
 def _kind(finding: Finding) -> tuple[str, str]:
@@ -309,7 +357,8 @@ def _said(cell: Cell) -> str:
 def _digest() -> str:
     """Which source the outcome is of."""
     code = hashlib.sha256()
-    for path in sorted(Path(initium.__file__).parent.rglob("*.py")):
+    faults = [Path(__file__), *(Path(__file__).parent / "_faults").glob("[!p]*.py")]
+    for path in sorted([*Path(initium.__file__).parent.rglob("*.py"), *faults]):
         code.update(path.read_bytes())
     return code.hexdigest()[:8]
 

@@ -1,13 +1,16 @@
-"""``benchmarks/faults.py`` runs, through its own table, on two demo models."""
+"""``benchmarks/faults.py`` runs, through its own table, on a few small models."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
+
+from initium._report.records import Finding
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CELLS = {
@@ -45,6 +48,103 @@ def test_a_fault_that_is_not_seen_counts_as_missed(faults):
     assert (cell["detected"], cell["located"], cell["fixed"]) == (False, False, False)
 
 
+@pytest.mark.parametrize("name", ["root of zero", "logarithm of negative numbers", "raw pixels"])
+def test_what_the_advice_says_is_done_by_hand(faults, name):
+    (fault,) = [one for one in faults.FAULTS if one.name == name]
+    (cell,) = dict(faults.examine("demo:mlp-relu-8-64", [fault])).values()
+    assert cell["detected"]
+    assert cell["located"]
+    assert cell["fixed"], cell
+
+
+def test_advice_that_is_followed_in_vain_mends_nothing(faults):
+    (fault,) = [one for one in faults.FAULTS if one.name == "root of zero"]
+    idle = dataclasses.replace(fault, name="idle", mend=lambda s, where: None)
+    deaf = dataclasses.replace(fault, name="deaf", advice=("something else",))
+    cells = dict(faults.examine("demo:mlp-relu-8-64", [idle, deaf])).values()
+    assert [(cell["located"], cell["fixed"]) for cell in cells] == [(True, False)] * 2
+    assert [cell["why"].partition(" ")[0] for cell in cells] == ["still", "advised:"]
+
+
+def test_code_is_mended_at_the_place_named_alone(faults):
+    hand = importlib.import_module("_faults.byhand")
+    model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(4)))
+    subject = faults.Subject("net", model, torch.ones(2, 4))
+    hand.batch.hook(model[1], lambda x: 3.0 * x)
+    spoilt = model(subject.inputs)
+    assert hand.clean(subject, "2.weight") is None
+    assert torch.equal(model(subject.inputs), spoilt)
+    assert hand.clean(subject, "1.weight") is model[1]
+    assert not torch.equal(model(subject.inputs), spoilt)
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "applies"),
+    [
+        ("head of std 1", "demo:mlp-tanh-10-256", False),
+        ("head of std 1", "net:norm-free residual 8 x 128", True),
+        ("fans of a transposed convolution", "torch:decoder", True),
+        ("fans of a transposed convolution", "net:transposed convolutions", False),
+        ("branches without residual scaling, no norms", "net:norm-free residual 8 x 128", True),
+        ("branches without residual scaling, no norms", "demo:mlp-tanh-10-256", False),
+        ("torch's default in a deep chain", "demo:mlp-relu-10-256", True),
+        ("torch's default in a deep chain", "net:norm-free residual 8 x 128", False),
+    ],
+)  # fmt: skip
+def test_a_fault_is_put_in_where_it_does_harm(faults, name, network, applies):
+    (fault,) = [one for one in faults.FAULTS if one.name == name]
+    with torch.no_grad():
+        places = [place for place in fault.inject(faults.subject(network, own=True)) if place]
+    assert bool(places) == applies
+
+
+def test_the_root_is_the_first_place_that_the_sound_network_had_not(faults):
+    where = ("mask", "spare")
+    finding = Finding(code="IN304", severity="warning", title="", where=where, message="")
+    assert faults._root(finding, {}) == "mask"
+    assert faults._root(finding, {("IN304", "info"): {"mask"}}) == "spare"
+    assert faults._root(finding, {("IN305", "info"): {"mask"}}) == "mask"
+    assert faults._root(finding, {("IN304", "info"): {"mask", "spare"}}) == ""
+
+
+def test_networks_of_the_table_are_in_one_group_each(faults):
+    groups = {name: faults.group(name) for name in faults.MODELS}
+    assert len(groups) == len(faults.MODELS)
+    assert set(groups.values()) == set(faults.GROUPS)
+    assert sum(one == "fresh" for one in groups.values()) >= 24
+    assert groups["hf:gpt2"] == "tuning"
+    assert groups["demo:vit"] == "held out"
+
+
+def test_parts_share_a_group_out(faults, monkeypatch):
+    def names(*given):
+        monkeypatch.setattr("sys.argv", ["faults.py", "--group", "fresh", *given])
+        return faults._networks(faults._arguments())
+
+    first, second = names("--part", "1/2"), names("--part", "2/2")
+    assert sorted(first + second) == sorted(names())
+    assert abs(len(first) - len(second)) <= 1
+
+
+def test_outcomes_of_two_files_make_one_page(faults, tmp_path, monkeypatch, capsys):
+    network = "demo:mlp-relu-10-256"
+    cell = {"applies": True, "detected": True, "located": True, "fixed": False, "by": "check",
+            "found": [], "places": ["0.weight"], "tree": ""}  # fmt: skip
+    outs = [tmp_path / name for name in ("a.json", "b.json")]
+    for out, fault, name in zip(outs, faults.FAULTS, (network, "hf:bloom"), strict=False):
+        out.write_text(json.dumps({faults.key(fault, name): cell}))
+    monkeypatch.setattr(faults, "PAGE", tmp_path / "faults.md")
+    monkeypatch.setattr("sys.argv", ["faults.py", "--page", *(f"--out={out}" for out in outs)])
+    faults.main()
+    page = (tmp_path / "faults.md").read_text()
+    assert "| fixed | 0 of 1 (0.0%) | - | 0 of 1 (0.0%) | 80% |" in page
+    assert "- fresh, hf:bloom: not fixed. In 0.weight; said: nothing" in page
+    assert f"- tuning, {network}: not fixed." in page
+    assert "| detected | 1 of 1 (100.0%) | - |" in capsys.readouterr().out
+    assert len(json.loads(outs[0].read_text())) == 2
+    assert len(json.loads(outs[1].read_text())) == 1
+
+
 def test_a_place_is_a_parameter_its_module_its_block_or_inside(faults):
     weight = ["h.3.attn.q.weight"]
     held = ("h.3.attn.q.weight", "h.3.attn.q", "h.3.attn", "h.3")
@@ -60,5 +160,5 @@ def test_outcomes_become_a_page(faults):
     cells = dict(faults.examine(network, [None, faults.FAULTS[0]]))
     assert cells[f"healthy/{network}"]["alarms"] == {"own": [("IN201", "warning")], "auto": []}
     page = faults.page(json.loads(json.dumps(cells)), faults.TREE)
-    assert "| detected | - | 1 of 1 (100.0%) | 95% |" in page
-    assert f"{network}, its own start: warning IN201" in page
+    assert "| detected | - | - | 1 of 1 (100.0%) | 95% |" in page
+    assert f"tuning, {network}, its own start: warning IN201" in page

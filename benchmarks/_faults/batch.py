@@ -10,6 +10,13 @@ from torch import nn
 
 from _faults.models import Names, Subject
 
+LEAKING = 5
+"""The feature that holds the label."""
+NEW_ROWS = 8
+"""Rows that a table has grown by."""
+SPARE = "spare"
+"""The layer that is never called."""
+
 # Batch and loss -------------------------------------------------------------------------------
 
 
@@ -44,6 +51,12 @@ def labels_of(s: Subject) -> torch.Tensor | None:
     return None
 
 
+def classes(s: Subject) -> int:
+    """How many the model tells apart."""
+    with torch.no_grad():
+        return int(s.forward().shape[-1])
+
+
 def one_class(s: Subject) -> Names:
     labels = labels_of(s)
     if labels is None:
@@ -58,7 +71,7 @@ def leak(s: Subject) -> Names:
     if labels is None or features is None:
         return []
     features = features.clone()
-    features.flatten(1)[:, 5] = labels.to(features) / float(labels.max())
+    features.flatten(1)[:, LEAKING] = labels.to(features) / float(labels.max())
     put(s, key, features)
     return ["inputs"]
 
@@ -93,6 +106,10 @@ def half_without_scaling(s: Subject) -> Names:
     s.model.half()
     put(s, key, features.half())
     s.loss_fn, s.view = loss_fn, None
+    try:
+        s.forward()
+    except RuntimeError:  # an operator that this processor has not in float16
+        return []
     return ["loss_fn", *(name for name, _ in s.model.named_parameters())]
 
 
@@ -105,9 +122,9 @@ def frozen(s: Subject) -> Names:
 def spare_layer(s: Subject) -> Names:
     if isinstance(s.model, nn.Sequential):
         return []
-    s.model.spare = nn.Linear(8, 8)
+    s.model.add_module(SPARE, nn.Linear(8, 8))
     s.view = None
-    return ["spare.weight", "spare.bias"]
+    return [f"{SPARE}.weight", f"{SPARE}.bias"]
 
 
 # The forward pass -----------------------------------------------------------------------------
@@ -128,15 +145,31 @@ def blocks(s: Subject) -> list[str]:
     return [f"{path}.{leaf}" if path else leaf for leaf, _ in longest.named_children()]
 
 
+def hook(module: nn.Module, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Code behind a module."""
+
+    def behind(module: nn.Module, args: object, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (change(output[0]), *output[1:])
+        return change(output) if isinstance(output, torch.Tensor) else output
+
+    behind.is_fault = True  # type: ignore[attr-defined]
+    module.register_forward_hook(behind)
+
+
+def unhook(module: nn.Module) -> bool:
+    """Take such code away; whether there was any."""
+    held = module._forward_hooks
+    ours = [key for key, one in held.items() if getattr(one, "is_fault", False)]
+    for key in ours:
+        del held[key]
+    return bool(ours)
+
+
 def hooked(
     change: Callable[[torch.Tensor], torch.Tensor], every: bool = False
 ) -> Callable[[Subject], Names]:
     """Code behind one block, or behind all of them."""
-
-    def hook(module: nn.Module, args: object, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (change(output[0]), *output[1:])
-        return change(output) if isinstance(output, torch.Tensor) else output
 
     def inject(s: Subject) -> Names:
         names = [name for name in blocks(s) if _is_called(s.model.get_submodule(name))]
@@ -144,7 +177,7 @@ def hooked(
             return []
         names = names if every else [names[len(names) // 2]]
         for name in names:
-            s.model.get_submodule(name).register_forward_hook(hook)
+            hook(s.model.get_submodule(name), change)
         return names
 
     return inject
@@ -181,3 +214,23 @@ class Backward(torch.autograd.Function):
 def backward(factor: float) -> Callable[[torch.Tensor], torch.Tensor]:
     """Code whose gradient is wrong by a factor."""
     return lambda x: Backward.apply(x, factor)
+
+
+def root_of_zero(x: torch.Tensor) -> torch.Tensor:
+    """Nothing is added, and its slope is infinite."""
+    return x + (0 * x).square().sum(-1, True).sqrt()
+
+
+def guarded_root(x: torch.Tensor) -> torch.Tensor:
+    """With an epsilon under the root."""
+    return x + (0 * x).square().sum(-1, True).add(1e-12).sqrt()
+
+
+def logarithm(x: torch.Tensor) -> torch.Tensor:
+    """Nothing is added where x is positive, and NaN elsewhere."""
+    return x + 0 * x.log()
+
+
+def guarded_logarithm(x: torch.Tensor) -> torch.Tensor:
+    """Of clamped numbers."""
+    return x + 0 * x.clamp(min=1e-3).log()

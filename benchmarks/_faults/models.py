@@ -1,4 +1,4 @@
-"""The networks of ``faults.py``: small real architectures, each with a batch and a healthy start.
+"""A network of ``faults.py`` with its batch and a healthy start, and what faults ask it.
 
 A network keeps the weights that its own library gives it where a check finds nothing wrong with
 them, and gets those of ``auto`` otherwise.
@@ -7,7 +7,6 @@ them, and gets those of ``auto`` otherwise.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import random
 import tempfile
@@ -21,96 +20,16 @@ from torch import nn
 from zoo import build
 
 import initium
+from _faults.nets import NETS
+from _faults.networks import CONFIGS
 from initium._load import load
 from initium._load.optional import import_optional
 from initium._types import ModelView, ParameterView
 
-__all__ = ["MODELS", "Names", "Subject", "is_held_out", "subject"]
+__all__ = ["Names", "Subject", "subject"]
 
 Names = Iterable[str | None]
 """Spoilt places; a ``None`` among them is none."""
-
-WIDTH, HEADS, LAYERS, VOCABULARY = 64, 4, 4, 500
-_TOKENS = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-_SIZES = _TOKENS | {
-    "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
-    "intermediate_size": 2 * WIDTH,
-}  # fmt: skip
-_KEYS = {"num_key_value_heads": 2, "head_dim": WIDTH // HEADS}
-_PAIRED = _TOKENS | {
-    "d_model": WIDTH, "encoder_layers": 2, "decoder_layers": 2,
-    "decoder_start_token_id": 1,
-    "encoder_attention_heads": HEADS, "decoder_attention_heads": HEADS,
-    "encoder_ffn_dim": 2 * WIDTH, "decoder_ffn_dim": 2 * WIDTH, "max_position_embeddings": 64,
-}  # fmt: skip
-_IMAGES = {"image_size": 32, "patch_size": 8}
-
-HF: dict[str, dict[str, Any]] = {
-    "gpt2": {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, **_TOKENS},
-    "gpt_neox": _SIZES,
-    "opt": _SIZES | {"word_embed_proj_dim": WIDTH, "ffn_dim": 2 * WIDTH},
-    "llama": _SIZES | _KEYS,
-    "qwen3": _SIZES | _KEYS,
-    "gemma2": _SIZES | _KEYS,
-    "mixtral": _SIZES | _KEYS | {"num_local_experts": 4},
-    "olmoe": _SIZES | _KEYS | {"num_experts": 4, "num_experts_per_tok": 2},
-    "mamba": {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, **_TOKENS},
-    "bert": _SIZES,
-    "roberta": _SIZES,
-    "distilbert": {
-        "dim": WIDTH, "n_layers": LAYERS, "n_heads": HEADS, "hidden_dim": 2 * WIDTH,
-        "vocab_size": VOCABULARY},
-    "modernbert": _SIZES | {"cls_token_id": 1, "sep_token_id": 2},
-    "t5": {
-        "d_model": WIDTH, "d_kv": 16, "d_ff": 2 * WIDTH, "num_layers": 2, "num_heads": HEADS,
-        "vocab_size": VOCABULARY},
-    "bart": _PAIRED,
-    "whisper": _PAIRED | {"num_mel_bins": 16, "max_source_positions": 64},
-    "vit": _SIZES | _IMAGES,
-    "dinov2": _SIZES | _IMAGES,
-    "convnext": {"hidden_sizes": [16, 32, 48, 64], "depths": [2, 2, 4, 2], "image_size": 64},
-    "swin": {
-        "embed_dim": 32, "depths": [2, 2, 4], "num_heads": [2, 4, 4], "image_size": 64,
-        "window_size": 4},
-    "resnet": {"embedding_size": 16, "hidden_sizes": [32, 48, 64, 96], "depths": [2, 2, 2, 2]},
-    "wav2vec2": _SIZES | {
-        "conv_dim": [32] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4,
-        "codevector_dim": 32, "proj_codevector_dim": 32, "num_codevectors_per_group": 16},
-}  # fmt: skip
-
-MODELS = (
-    *(f"hf:{kind}" for kind in HF),
-    *(f"timm:test_{name}" for name in ("vit", "resnet", "convnext", "efficientnet", "mambaout")),
-    "timm:mobilenetv2_035",
-    "x-transformers:decoder",
-    "x-transformers:encoder",
-    "x-transformers:decoder, rotary, swiglu, rmsnorm",
-    "vit-pytorch:vit.ViT",
-    "vit-pytorch:simple_vit.SimpleViT",
-    "vit-pytorch:cct.CCT",
-    "vit-pytorch:simple_vit_with_qk_norm.SimpleViT",
-    "demo:mlp-relu-10-256",
-    "demo:mlp-tanh-10-256",
-    "demo:mlp-gelu-20-256",
-    "demo:convnet",
-    "demo:resnet",
-    "demo:vit",
-    "demo:gpt",
-    "net:torch encoder, pre-norm",
-    "net:torch encoder, post-norm",
-    "net:norm-free residual 8 x 128",
-    "net:gated pre-norm residual 6 x 128",
-    "net:transposed convolutions",
-    "net:convolutions, batch norm",
-    "net:lstm",
-    "net:gru",
-)
-"""Every network, by the library it is from."""
-
-
-def is_held_out(name: str) -> bool:
-    """Half of the networks, by a hash of their names: nothing is tuned on them."""
-    return hashlib.sha256(name.encode()).digest()[0] % 2 == 1
 
 
 @dataclass
@@ -147,6 +66,14 @@ class Subject:
     def again(self, salt: str) -> Subject:
         """The same subject, with the same places chosen anew."""
         return replace(self, random=random.Random(f"{salt}/{self.name}"))
+
+    def forward(self) -> Any:
+        """What the model gives for the batch."""
+        if isinstance(self.inputs, dict):
+            return self.model(**self.inputs)
+        return (
+            self.model(*self.inputs) if isinstance(self.inputs, tuple) else self.model(self.inputs)
+        )
 
     @property
     def known(self) -> ModelView:
@@ -198,6 +125,10 @@ def subject(name: str, own: bool = False) -> Subject:
     if name.startswith("hf:"):
         loaded = load(f"hf:{_config(name[3:])}")
         made = Subject(name, loaded.model, loaded.inputs)
+    elif name.startswith("torch:"):
+        make, batch, classes = NETS[name[6:]]
+        made = Subject(name, make(), batch())
+        made.targets = None if classes is None else torch.randint(classes, (8, 16))
     else:
         net = build(name)
         made = Subject(name, net.model, net.inputs, net.targets)
@@ -212,8 +143,8 @@ def subject(name: str, own: bool = False) -> Subject:
 
 
 def _config(kind: str) -> Path:
-    """A configuration file of :data:`HF`."""
-    made = import_optional("transformers").CONFIG_MAPPING[kind](**HF[kind])
+    """A configuration file of :data:`CONFIGS`."""
+    made = import_optional("transformers").CONFIG_MAPPING[kind](**CONFIGS[kind])
     path = Path(tempfile.mkdtemp()) / "config.json"
     path.write_text(json.dumps(made.to_dict() | {"model_type": kind}, default=str))
     return path

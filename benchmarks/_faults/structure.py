@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
 import initium
+from _faults.batch import NEW_ROWS
 from _faults.models import Names, Subject
+from initium._types import ParameterView
 
 
 def twin_layers(s: Subject) -> Names:
@@ -54,11 +57,18 @@ def swapped_fans(s: Subject) -> Names:
     names = [
         one.name
         for one in s.matrices()
-        if one.role == "conv_transpose" and one.numel > 3000 and one.shape[0] != one.shape[1]
+        if one.role == "conv_transpose" and one.numel > 3000 and _are_far(one)
     ]
     for name in names:
         nn.init.kaiming_normal_(s.weight(name))
     return names
+
+
+def _are_far(one: ParameterView) -> bool:
+    """Whether fans the wrong way round change the std by 1.5 at least, and no norm hides that."""
+    assert one.fan_in
+    times = one.shape[1] * math.prod(one.shape[2:]) / (one.fan_in / one.stride)
+    return max(times, 1 / times) > 1.5**2 and not one.norm_after
 
 
 def experts_as_taps(s: Subject) -> Names:
@@ -113,7 +123,7 @@ def grown_vocabulary(s: Subject) -> Names:
     name = s.pick(one for one in s.find("embedding") if len(one.shape) == 2 and one.shape[0] > 50)
     if name:
         table = s.weight(name)
-        table[-8:] = table[:-8].mean(0)
+        table[-NEW_ROWS:] = table[:-NEW_ROWS].mean(0)
     return [name]
 
 
@@ -139,6 +149,11 @@ class Adapter(nn.Module):
     def weight(self) -> torch.Tensor:
         """Some models look at the dtype of their layers' weights."""
         return self.base.weight
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """And some call the layer's function themselves."""
+        return self.base.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.base(x) + self.lora_b(self.lora_a(x))

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from _faults import batch, init, structure, weights
+from _faults import batch, byhand, init, structure, weights
 from _faults.models import Names, Subject
 
 __all__ = ["FAULTS", "Fault"]
@@ -37,6 +37,7 @@ class Fault:
             too.
         advice: the finding's fix has to hold one of these words, where a person has to change code
             or data; empty: ``initium.repair`` has to mend the network.
+        mend: makes that change by hand; a check then has to find nothing new.
         info: the finding is information by design.
     """
 
@@ -46,6 +47,7 @@ class Fault:
     tool: Tool = "check"
     prepare: Callable[[Subject], None] | None = None
     advice: tuple[str, ...] = ()
+    mend: byhand.Mend | None = None
     info: bool = False
 
 
@@ -67,7 +69,11 @@ FAULTS = (
     Fault("weights from 0 to a", ("IN205",), weights.shifted),
     Fault("NaN in one weight", ("IN101",), weights.poisoned(math.nan)),
     Fault("infinity in one weight", ("IN101",), weights.poisoned(math.inf)),
-    Fault("a bias of 100", ("IN205", "IN401", "IN402", "IN501"), weights.constant_bias(100.0)),
+    Fault(
+        "a bias of 100",
+        ("IN203", "IN205", "IN401", "IN402", "IN501"),
+        weights.constant_bias(100.0),
+    ),
     Fault(
         "a bias of -30 before a ReLU",
         ("IN401", "IN205", "IN203"),
@@ -77,7 +83,7 @@ FAULTS = (
     Fault("one norm's scale x 100", LOUD, weights.norm_scale(100.0)),
     Fault(
         "one norm's scale zero",
-        ("IN203", "IN303", "IN201", "IN208"),
+        ("IN203", "IN303", "IN201", "IN204", "IN208"),
         weights.norm_scale(0.0),
         info=True,
     ),
@@ -139,6 +145,7 @@ FAULTS = (
         structure.grown_vocabulary,
         "values",
         advice=("noise", "randn_like"),
+        mend=byhand.add_noise,
     ),
     Fault("one outlier of 30 sigmas", ("IN730",), structure.outliers, "values"),
     Fault(
@@ -156,58 +163,107 @@ FAULTS = (
         structure.with_adapters,
     ),
     Fault("weights that are not the plan's", ("IN601",), structure.against_the_plan),
-    Fault("raw pixels", ("IN502",), batch.raw_pixels, advice=("/ std", "normalis")),
-    Fault("labels of one class", ("IN503",), batch.one_class, advice=("huffle",)),
-    Fault("label among the features", ("IN504",), batch.leak, advice=("out of the inputs",)),
+    Fault(
+        "raw pixels",
+        ("IN502",),
+        batch.raw_pixels,
+        advice=("/ std", "normalis"),
+        mend=byhand.normalise,
+    ),
+    Fault(
+        "labels of one class", ("IN503",), batch.one_class, advice=("huffle",), mend=byhand.shuffle
+    ),
+    Fault(
+        "label among the features",
+        ("IN504",),
+        batch.leak,
+        advice=("out of the inputs",),
+        mend=byhand.hide_label,
+    ),
     Fault(
         "softmax before cross-entropy",
         ("IN501",),
         batch.with_loss(lambda z, y: F.cross_entropy(z.softmax(-1), y)),
         advice=("softmax",),
+        mend=byhand.plain_loss,
     ),
     Fault(
         "loss summed, not averaged",
         ("IN501",),
         batch.with_loss(lambda z, y: F.cross_entropy(z, y, reduction="sum")),
         advice=("mean",),
+        mend=byhand.plain_loss,
     ),
-    Fault("everything frozen", ("IN305",), batch.frozen, advice=("requires_grad_",)),
-    Fault("a layer that is never called", ("IN304",), batch.spare_layer, advice=("remove",)),
     Fault(
-        "detached behind a block", ("IN304",), batch.hooked(torch.Tensor.detach), advice=("detach",)
+        "everything frozen",
+        ("IN305",),
+        batch.frozen,
+        advice=("requires_grad_",),
+        mend=byhand.unfreeze,
+    ),
+    Fault(
+        "a layer that is never called",
+        ("IN304",),
+        batch.spare_layer,
+        advice=("remove",),
+        mend=byhand.remove,
+    ),
+    Fault(
+        "detached behind a block",
+        ("IN304",),
+        batch.hooked(torch.Tensor.detach),
+        advice=("detach",),
+        mend=byhand.clean,
     ),
     Fault(
         "a constant behind a block",
         ("IN203", "IN303"),
         batch.hooked(lambda x: torch.ones_like(x) + 0 * x),
         advice=("first", "constant"),
+        mend=byhand.clean,
     ),
     Fault(
         "tokens averaged behind every block",
         ("IN207", "IN203"),
         batch.averaged,
         advice=("shortcut",),
+        mend=byhand.clean_everywhere,
     ),
     Fault(
         "float16 without loss scaling",
         ("IN104",),
         batch.half_without_scaling,
         advice=("GradScaler", "bfloat16"),
+        mend=byhand.scale_loss,
     ),
     Fault(
         "logarithm of negative numbers",
         ("IN102",),
-        batch.hooked(torch.log),
+        batch.hooked(batch.logarithm),
         advice=("clamp", "epsilon"),
+        mend=byhand.guard(batch.guarded_logarithm),
     ),
     Fault(
         "root of zero",
         ("IN103",),
-        batch.hooked(lambda x: x + (0 * x).square().sum(-1, True).sqrt()),
+        batch.hooked(batch.root_of_zero),
         advice=("epsilon", "root or norm at zero"),
+        mend=byhand.guard(batch.guarded_root),
     ),
-    Fault("gradient x 1e-3 per block", ("IN301",), batch.hooked(batch.backward(1e-3), every=True)),
-    Fault("gradient x 1e3 per block", ("IN302",), batch.hooked(batch.backward(1e3), every=True)),
+    Fault(
+        "gradient x 1e-3 per block",
+        ("IN301",),
+        batch.hooked(batch.backward(1e-3), every=True),
+        advice=("backward", "autograd", "hook"),
+        mend=byhand.clean_everywhere,
+    ),
+    Fault(
+        "gradient x 1e3 per block",
+        ("IN302", "IN103"),
+        batch.hooked(batch.backward(1e3), every=True),
+        advice=("backward", "autograd", "hook"),
+        mend=byhand.clean_everywhere,
+    ),
     Fault(
         "a parameter never written",
         ("IN701",),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -138,7 +140,7 @@ def all_norm_scales(s: Subject) -> Names:
 
 
 def queries_and_keys(factor: float) -> Callable[[Subject], Names]:
-    """The queries and keys of one attention, fused or not."""
+    """The queries and keys of one attention, fused or not; all of its module is the place."""
 
     def inject(s: Subject) -> Names:
         held = {one.name: one for one in s.matrices()}
@@ -147,9 +149,10 @@ def queries_and_keys(factor: float) -> Callable[[Subject], Names]:
         chosen = s.pick(queries)
         if chosen is None:
             return []
-        if held[chosen] in fused:
-            return _scale_blocks(s, held[chosen], ("q", "k"), factor)
         around = held[chosen].module.rpartition(".")[0]
+        whole = around if chosen.endswith(".weight") else held[chosen].module
+        if held[chosen] in fused:
+            return [*_scale_blocks(s, held[chosen], ("q", "k"), factor), whole]
         keys = [
             name
             for name, one in held.items()
@@ -158,7 +161,7 @@ def queries_and_keys(factor: float) -> Callable[[Subject], Names]:
         pair = [chosen, *keys]
         for name in pair:
             s.weight(name).mul_(factor)
-        return pair if len(pair) == 2 else []
+        return [*pair, whole] if len(pair) == 2 else []
 
     return inject
 
@@ -205,10 +208,22 @@ def loud_table(s: Subject) -> Names:
 
 
 def loud_head(s: Subject) -> Names:
+    """A head of std 1, where its logits get louder than that: features may be small."""
     name = s.pick(one for one in s.find("head") if len(one.shape) == 2 and one.shape[0] >= 10)
-    if name:
-        s.weight(name).normal_()
-    return [name]
+    if name is None:
+        return []
+    s.weight(name).normal_()
+    return [name] if _spread(s, s.known.parameters[name].module) > 2.0 else []
+
+
+def _spread(s: Subject, path: str) -> float:
+    """The std of a module's output."""
+    found, model = [math.inf], copy.deepcopy(s.model)
+    model.get_submodule(path).register_forward_hook(
+        lambda module, args, output: found.append(float(output.float().std()))
+    )
+    replace(s, model=model).forward()
+    return found[-1]
 
 
 # The whole stack ------------------------------------------------------------------------------
@@ -242,6 +257,8 @@ def plain_relu(change: Callable[[torch.Tensor], object], layers: int) -> Callabl
             return []
         if not any((one.activation or "").startswith(("relu", "gelu")) for one in held):
             return []
+        if any(len(one.reads) > 1 for one in held):
+            return []
         for one in held:
             change(s.weight(one.name))
         return [one.name for one in held]
@@ -250,14 +267,15 @@ def plain_relu(change: Callable[[torch.Tensor], object], layers: int) -> Callabl
 
 
 def norm_free_writers(s: Subject) -> Names:
-    """Branches that keep the variance of what they read, on a stream without norms."""
+    """Branches that keep the variance of what they read, and read the stream without a norm."""
     writers = [one for one in s.matrices() if one.writes_residual]
-    if s.find("norm_scale") or len(writers) < 8:
+    feeders = [name for one in writers for name in one.reads]
+    inside = [*writers, *(s.known.parameters[name] for name in feeders)]
+    if len(writers) < 8 or any(one.norm_before or one.norm_after for one in inside):
         return []
     for one in writers:
         assert one.fan_in
         s.weight(one.name).normal_(0.0, math.sqrt(2.0 / one.fan_in))
-    feeders = [name for one in writers for name in one.reads]
     for name in feeders:
         s.weight(name).normal_(0.0, math.sqrt(2.0 / (s.known.parameters[name].fan_in or 1)))
     return [*(one.name for one in writers), *feeders]
