@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import initium
 from initium import Calibration, ModelView, calibrate
-from initium._check.quiet import WithoutDropout
 from initium._load.optional import import_optional
+from initium._model.quiet import without_dropout
 from initium.demo.models import ACTIVATIONS, GPT, ConvNet, ResNet, ViT, mlp
 from initium.errors import InputError, ModelError, PlanError
 
@@ -42,7 +42,7 @@ def measured(model: nn.Module, inputs: object) -> dict[str, float]:
 
             handles.append(module.register_forward_hook(hook))
     state = copy.deepcopy(model.state_dict())
-    with torch.no_grad(), WithoutDropout():
+    with torch.no_grad(), without_dropout(model):
         model(**inputs) if isinstance(inputs, dict) else model(inputs)
     model.load_state_dict(state)
     for handle in handles:
