@@ -15,33 +15,46 @@ second moments at every block and the summed gradients are compared with what th
 A mean over few seeds strays by itself: there are as many, up to 64, as bring its error to a
 twentieth, and as 20 seconds allow, at least 4.
 
-    python benchmarks/auto.py           # nets of up to 2^28 parameters
-    python benchmarks/auto.py --quick   # up to 2^20 (2^23 to 30 layers), fewer conv nets
+    python benchmarks/auto.py --out out/auto.json           # nets of up to 2^28 parameters
+    python benchmarks/auto.py --out out/auto.json --quick   # up to 2^20, fewer conv nets
     both write docs/auto-measured.md
+
+Outcomes are kept after every net, so that a later run goes on from there; those of another version
+of the recipes are thrown away. Quick nets of up to 30 layers have up to 2^23 parameters.
 
 Not covered: attention (docs/moments.md), training.
 """
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import hashlib
 import itertools
+import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 import initium
+from initium import recipes
 from initium._scheme.points import at
 from initium._types import ModelView
 from initium.recipes._chains import Chain, chains, spread
 from initium.recipes._signal import post_norm_trunks, signals
 
 PAGE = Path(__file__).parents[1] / "docs" / "auto-measured.md"
+CODE = hashlib.blake2b(
+    b"".join(path.read_bytes() for path in sorted(Path(recipes.__file__).parent.rglob("*.py"))),
+    digest_size=6,
+).hexdigest()
+"""What the outcomes rest on: the version of the recipes."""
 LARGEST = 1 << 28
 CALIBRATED = 1 << 24
 """Weights up to which a net is calibrated as well."""
@@ -169,6 +182,13 @@ class Row:
     law: float
     told: bool
     calibrated: bool
+    seconds: float = 0.0
+
+    @classmethod
+    def read(cls, held: dict[str, Any]) -> Row:
+        """A row from its outcome, as ``dataclasses.asdict`` gives it."""
+        low, high = held["ratio"]
+        return cls(**held | {"case": Case(**held["case"]), "ratio": (low, high)})
 
     @property
     def error(self) -> float:
@@ -327,7 +347,7 @@ def _plain(case: Case, chain: Chain) -> tuple[list[float], list[float], str, flo
     return aims, spreads, start, law, bool(chain.warning)
 
 
-def table(rows: list[Row], quick: bool, seconds: float) -> str:
+def table(rows: list[Row], quick: bool) -> str:
     """The page."""
     checked = [row for row in rows if not row.told]
     largest = max(row.case.parameters for row in rows)
@@ -337,7 +357,8 @@ def table(rows: list[Row], quick: bool, seconds: float) -> str:
         "",
         f"Written by `python benchmarks/auto.py{' --quick' if quick else ''}`: {len(rows)} "
         f"networks of up to {largest / 1e6:.1f} million weights, 4 to 64 seeds each, in "
-        f"{seconds / 60:.0f} minutes on one core, torch {torch.__version__.split('+')[0]}. "
+        f"{sum(row.seconds for row in rows) / 60:.0f} minutes on one core, "
+        f"torch {torch.__version__.split('+')[0]}. "
         f"{f'The run was cut short: {left} networks of the design are missing. ' if left else ''}"
         "The goals are in that file. *Warned*: the plan itself says that no start of weights alone "
         "repairs the net; these rows are shown and not counted.",
@@ -363,13 +384,25 @@ def table(rows: list[Row], quick: bool, seconds: float) -> str:
 
 
 def main() -> None:
-    quick = "--quick" in sys.argv
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
+    parser.add_argument("--out", type=Path, required=True, help="outcomes, to go on from")
+    parser.add_argument("--quick", action="store_true", help="smaller nets, fewer convolutions")
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    began, rows = time.time(), list[Row]()
-    for case in design(quick):
-        rows.append(measure(case))
-        print(f"{time.time() - began:5.0f} s  {rows[-1]}", flush=True)
-        PAGE.write_text(table(rows, quick, time.time() - began))
+    held = json.loads(options.out.read_text()) if options.out.exists() else {}
+    known = [Row.read(one) for one in held["rows"]] if held.get("code") == CODE else []
+    done = {row.case: row for row in known}
+    for case in design(options.quick):
+        if case not in done:
+            began = time.perf_counter()
+            row = measure(case)
+            done[case] = dataclasses.replace(row, seconds=time.perf_counter() - began)
+            print(done[case], flush=True)
+            rows = [dataclasses.asdict(row) for row in done.values()]
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            options.out.write_text(json.dumps({"code": CODE, "rows": rows}))
+        rows_here = [done[one] for one in design(options.quick) if one in done]
+        PAGE.write_text(table(rows_here, options.quick))
 
 
 if __name__ == "__main__":
