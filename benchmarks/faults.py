@@ -5,13 +5,15 @@ applies, and ``initium.check`` or ``initium.audit`` is run before and after:
 
 - *detected*: a code that the fault is known by appears as a warning or an error, and was not there
   before (where the fault is information by design, as information);
-- *located*: the first place that such a finding names is a spoilt parameter, its module, or the
-  block around it;
+- *located*: the first place of one such finding at least that the sound network had not is a spoilt
+  place, or inside it, or a module around it up to the innermost that has a number (its block);
 - *fixed*: ``initium.repair`` brings the network back to where nothing is found that was not found
   before; or, where code or data has to change, the finding's advice says the change that undoes
-  the fault, and with that change made by hand at the place that it names, nothing new is found.
+  the fault, and with that change made by hand (``_faults/byhand.py``) nothing new is found; for
+  init code, the words are all that counts.
 
-Networks without a fault show the false alarms. Nothing is tuned on fresh networks.
+A cell that crashes or takes too long counts as missed in all three. Networks without a fault show
+the false alarms. Nothing is tuned on fresh networks.
 
     python benchmarks/faults.py                      # everything that is not in --out yet
     python benchmarks/faults.py --only "NaN*/hf:*"   # these cells again
@@ -97,7 +99,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--group", choices=GROUPS, help="only these networks")
     parser.add_argument("--part", default="1/1", help="only every n-th of them, such as 1/2")
     parser.add_argument("--again", action="store_true", help="run what is in --out already")
-    parser.add_argument("--missed", action="store_true", help="run what was missed before")
+    parser.add_argument(
+        "--missed",
+        action="store_true",
+        help="run what was missed before, so that rates can only rise",
+    )
     parser.add_argument("--quick", action="store_true", help="three networks, no page")
     parser.add_argument("--page", action="store_true", help="run nothing, write the page")
     arguments = parser.parse_args()
@@ -137,7 +143,8 @@ def examine(name: str, faults: Iterable[Fault | None]) -> Iterator[tuple[str, Ce
         with limited(SECONDS):
             healthy = subject(name)
     except Exception as error:
-        yield key(None, name), {"crash": _line(error)}
+        for fault in faults:
+            yield key(fault, name), {"crash": _line(error), "tree": TREE}
         return
     before: dict[object, Seen] = {}
     sound: dict[object, Subject] = {}
@@ -311,6 +318,8 @@ def _is_place(where: str, places: Iterable[str]) -> bool:
 def _around(place: str) -> set[str]:
     """The modules around a place up to the innermost that has a number: its block."""
     parts, found = place.split("."), set[str]()
+    if parts[-1].isdigit():
+        return found
     for end in range(len(parts) - 1, 0, -1):
         found.add(".".join(parts[:end]))
         if parts[end - 1].isdigit():

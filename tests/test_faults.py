@@ -137,10 +137,10 @@ def test_outcomes_of_two_files_make_one_page(faults, tmp_path, monkeypatch, caps
     monkeypatch.setattr("sys.argv", ["faults.py", "--page", *(f"--out={out}" for out in outs)])
     faults.main()
     page = (tmp_path / "faults.md").read_text()
-    assert "| fixed | 0 of 1 (0.0%) | - | 0 of 1 (0.0%) | 80% |" in page
+    assert "| fixed | 0 of 1 (0.0%) | - | - | 0 of 1 (0.0%) | 80% |" in page
     assert "- fresh, hf:bloom: not fixed. In 0.weight; said: nothing" in page
     assert f"- tuning, {network}: not fixed." in page
-    assert "| detected | 1 of 1 (100.0%) | - |" in capsys.readouterr().out
+    assert "| detected | 1 of 1 (100.0%) | - | - |" in capsys.readouterr().out
     assert len(json.loads(outs[0].read_text())) == 2
     assert len(json.loads(outs[1].read_text())) == 1
 
@@ -153,6 +153,9 @@ def test_a_place_is_a_parameter_its_module_its_block_or_inside(faults):
     assert not faults._is_place("h.30", weight)
     assert not faults._is_place("h.3.mlp", weight)
     assert faults._is_place("h.3.mlp", ["h.3"])
+    assert not faults._is_place("h", ["h.3"])
+    assert not faults._is_place("net", ["net.2.block.3"])
+    assert not faults._is_place("net.2", ["net.2.block.3"])
 
 
 def test_outcomes_become_a_page(faults):
@@ -160,5 +163,106 @@ def test_outcomes_become_a_page(faults):
     cells = dict(faults.examine(network, [None, faults.FAULTS[0]]))
     assert cells[f"healthy/{network}"]["alarms"] == {"own": [("IN201", "warning")], "auto": []}
     page = faults.page(json.loads(json.dumps(cells)), faults.TREE)
-    assert "| detected | - | - | 1 of 1 (100.0%) | 95% |" in page
-    assert f"tuning, {network}, its own start: warning IN201" in page
+    assert "| detected | - | - | - | 1 of 1 (100.0%) | 95% |" in page
+    assert f"apply: 2 of version {faults.TREE}, the code as it is now." in page
+    assert f"tuning, {network}, the library's own start: warning IN201" in page
+
+
+def _cell(**given):
+    rates = dict.fromkeys(("detected", "located", "fixed"), True)
+    return (
+        {"applies": True, "by": "check", "found": [], "places": ["0"], "tree": "a"} | rates | given
+    )
+
+
+def test_a_crash_counts_as_missed_and_a_place_left_out_is_counted(faults):
+    first, second = faults.FAULTS[:2]
+    done = {
+        faults.key(first, "hf:bloom"): _cell(),
+        faults.key(first, "hf:fnet"): {"crash": "TimeoutError: took more than 60 s", "tree": "b"},
+        faults.key(second, "hf:bloom"): {"applies": False, "tree": "a"},
+    }
+    lines = faults.verdict(done)
+    for what in faults.GOALS:
+        assert any(f"| {what} | 1 of 2 (50.0%) | 0 of 1 (0.0%) |" in line for line in lines)
+    page = faults.page(done, "c")
+    assert "| check | 2 (2) | 0 (0) | 1 (1) | 1 (1) | 1 (1) | repair |" in page
+    assert "| 0 (0) | 1 (1) | 0 (0) | 0 (0) | 0 (0) | repair |" in page
+    assert "- fresh, hf:fnet: not run to the end. TimeoutError: took more than 60 s" in page
+    assert f"2 of version a. 1 of version b: {faults.key(first, 'hf:fnet')}." in page
+
+
+def test_a_network_that_cannot_be_built_counts_as_missed(faults, monkeypatch):
+    def broken(name):
+        raise ValueError("no such network")
+
+    monkeypatch.setattr(faults, "subject", broken)
+    cells = dict(faults.examine("hf:gpt2", [None, *faults.FAULTS[:2]]))
+    assert all("no such network" in cell["crash"] for cell in cells.values())
+    assert "| detected | - | - | - | 0 of 2 (0.0%) | 95% |" in faults.verdict(cells)
+
+
+def test_rates_are_given_by_tool_and_without_cells_of_many_places(faults):
+    check = next(fault for fault in faults.FAULTS if fault.tool == "check")
+    audit = next(fault for fault in faults.FAULTS if fault.tool == "audit")
+    done = {
+        faults.key(check, "hf:bloom"): _cell(located=False),
+        faults.key(audit, "hf:bloom"): _cell(places=list("abcdef"), by="audit"),
+    }
+    rates = dict(line.split(" | ")[:2] for line in faults.verdict(done) if " | " in line)
+    assert rates["| located"] == "1 of 2 (50.0%)"
+    assert rates["| located, by a check"] == "0 of 1 (0.0%)"
+    assert rates["| located, by an audit of init code"] == "1 of 1 (100.0%)"
+    assert rates["| fixed, by an audit of init code (words only)"] == "1 of 1 (100.0%)"
+    assert rates["| located, fewer than six places spoilt"] == "0 of 1 (0.0%)"
+
+
+def test_an_alarm_is_right_only_with_the_severity_registered(faults):
+    def rates(severity):
+        alarms = {"own": [["IN201", severity]] if severity else [], "auto": []}
+        done = {faults.key(None, "torch:U-Net"): {"start": "auto", "alarms": alarms}}
+        found = [line for line in faults.verdict(done) if "own start" in line]
+        return [line.split(" | ")[1] for line in found], faults.page(done, "")
+
+    unsaid = "severity:\n\n- fresh, torch:U-Net, the library's own start: warning IN201."
+    for severity, errors, silent in (("warning", 0, False), ("error", 1, True), ("", 0, True)):
+        counts, page = rates(severity)
+        assert counts == [f"{errors} of 1 networks", "0 of 1 networks"]
+        assert (unsaid in page) == silent
+
+
+def test_what_was_judged_after_the_run_counts_as_false(faults):
+    alarms = {"own": [["IN304", "warning"]], "auto": []}
+    done = {faults.key(None, "hf:fnet"): {"start": "own", "alarms": alarms}}
+    assert "does not use the pooler" in faults.page(done, "")
+    assert any(
+        line.startswith("| false warnings, the library's own start | 1 of 1 networks")
+        for line in faults.verdict(done)
+    )
+
+
+def test_the_second_column_is_of_networks_that_no_other_check_has_seen(faults):
+    names = importlib.import_module("_faults.page").names_of("fresh, in no other benchmark")
+    assert "hf:granitemoe" in names
+    assert not {"hf:bloom", "net:rnn", "hf:gpt2"} & set(names)
+    assert {faults.group(name) for name in names} == {"fresh"}
+
+
+def test_only_an_operator_missing_in_float16_leaves_the_fault_out(faults):
+    batch = importlib.import_module("_faults.batch")
+
+    class Broken(torch.nn.Linear):
+        text = "\"mm\" not implemented for 'Half'"
+
+        def forward(self, x):
+            raise RuntimeError(self.text)
+
+    def put():
+        return batch.half_without_scaling(
+            faults.Subject("net", Broken(4, 4), torch.ones(2, 4), torch.zeros(2, dtype=torch.long))
+        )
+
+    assert put() == []
+    Broken.text = "something else"
+    with pytest.raises(RuntimeError, match="something else"):
+        put()

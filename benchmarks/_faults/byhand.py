@@ -1,8 +1,11 @@
 """The changes that findings advise, made by hand to a spoilt network.
 
-Each gets the subject and the first place that the finding names; code is changed there alone, so
-that advice which names another place mends nothing. Not covered: init code, where the code with the
-advised change is the sound code itself.
+Each gets the subject and the first place that the finding names. Code behind a block, a spare
+layer and a table are changed at that place alone, so that advice which names another mends nothing;
+code behind every block is taken away from all once one of them is named, and which rows of a table
+are new is not read from the finding. Batch, labels, loss and frozen parameters are one place each,
+and their changes do not look at it. Not covered: init code, where the code with the advised change
+is the sound code itself.
 """
 
 from __future__ import annotations

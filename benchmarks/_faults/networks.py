@@ -1,8 +1,9 @@
 """The networks of ``faults.py``: small real architectures in three groups.
 
 *Fresh* networks had not been checked with a fault in them before the code was frozen: they are the
-blind verdict. The others are two halves by a hash of their names. Misses in the *tuning* half were
-looked at while the doctor was mended, those in the *held out* half were not meant to be.
+blind verdict. Half of them are in other benchmarks, which check sound starts. The others are two
+halves by a hash of their names. Misses in the *tuning* half were looked at while the doctor was
+mended, those in the *held out* half were not meant to be.
 """
 
 from __future__ import annotations

@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
+from deep import MODELS as DEEP
+from zoo import MODELS as ZOO
 
-from _faults.networks import GROUPS, MODELS, Group, group
+from _faults.networks import GROUPS, MODELS, group
+from _faults.prose import ABOUT, JUDGED, LEFT_OUT, REASONS, RIGHT, SEEN, UNTRIED, Alarm
 from _faults.table import FAULTS, Fault
 
 __all__ = ["GOALS", "Cell", "key", "page", "verdict"]
 
 Cell = dict[str, Any]
 """The outcome of one fault in one network, as plain data."""
+Found = list[tuple[Fault, str, Cell]]
+"""Cells with their faults and networks."""
+
+GOALS = {"detected": 0.95, "located": 0.90, "fixed": 0.80}
+MANY = 6
+"""So many places at most are kept of a cell; a fault of so many is located almost by itself."""
+SAMPLE = Path(__file__).parents[1] / "sample.txt"
+NEW = "fresh, in no other benchmark"
+COLUMNS = (GROUPS[0], NEW, *GROUPS[1:])
+CRASHED: Cell = {"applies": True, "found": [], "places": []} | dict.fromkeys(GOALS, False)
+"""A cell that did not run to the end: all is missed."""
+ROWS: tuple[tuple[str, Callable[[Fault, Cell], bool]], ...] = (
+    ("", lambda fault, cell: True),
+    (", by a check", lambda fault, cell: fault.tool != "audit"),
+    (", by an audit of init code", lambda fault, cell: fault.tool == "audit"),
+    (", fewer than six places spoilt", lambda fault, cell: len(cell["places"]) < MANY),
+)
+"""Which cells the rates are of."""
 
 
 def key(fault: Fault | None, name: str) -> str:
@@ -21,111 +44,112 @@ def key(fault: Fault | None, name: str) -> str:
     return f"{fault.name if fault else 'healthy'}/{name}"
 
 
-GOALS = {"detected": 0.95, "located": 0.90, "fixed": 0.80}
-
-
-def cells(done: dict[str, Cell], fault: Fault | None = None) -> list[tuple[Fault, str, Cell]]:
-    """The cells in which a fault applies and the run came to an end."""
+def cells(done: dict[str, Cell], fault: Fault | None = None) -> Found:
+    """The cells in which a fault applies, or that crashed."""
     return [
-        (one, name, done[key(one, name)])
+        (one, name, CRASHED | cell if "crash" in cell else cell)
         for one in ([fault] if fault else FAULTS)
         for name in MODELS
-        if done.get(key(one, name), {}).get("applies")
+        if "crash" in (cell := done.get(key(one, name), {})) or cell.get("applies")
     ]
 
 
-def crashes(done: dict[str, Cell]) -> list[tuple[str, str]]:
-    return [
-        (place, cell["crash"])
-        for place, cell in done.items()
-        if "crash" in cell and place.partition("/")[2] in MODELS
-    ]
+def names_of(column: str) -> list[str]:
+    """The networks of a group, or the fresh ones that no other check here has seen."""
+    if column != NEW:
+        return [name for name in MODELS if group(name) == column]
+    elsewhere = {*SAMPLE.read_text().splitlines(), *ZOO, *(name for name, _ in DEEP)}
+    return [name for name in names_of("fresh") if name not in elsewhere]
 
 
-def of(wanted: Group, found: Iterable[tuple[Fault, str, Cell]]) -> list[Cell]:
-    return [cell for _, name, cell in found if group(name) == wanted]
-
-
-def count(found: list[Cell], what: str) -> int:
-    return sum(bool(cell[what]) for cell in found)
-
-
-def part(found: list[Cell], what: str) -> str:
-    right = count(found, what)
-    return f"{right} of {len(found)} ({right / len(found):.1%})" if found else "-"
+def part(found: Iterable[Cell], what: str) -> str:
+    held = [bool(cell[what]) for cell in found]
+    return f"{sum(held)} of {len(held)} ({sum(held) / len(held):.1%})" if held else "-"
 
 
 def verdict(done: dict[str, Cell]) -> list[str]:
     """Detected, located and fixed of every group, and the false alarms."""
     found = cells(done)
-    lines = [f"| | {' | '.join(GROUPS)} | goal |", "|---|---|---|---|---:|"]
-    for what, goal in GOALS.items():
-        parts = " | ".join(part(of(one, found), what) for one in GROUPS)
-        lines.append(f"| {what} | {parts} | {goal:.0%} |")
+    columns = [names_of(column) for column in COLUMNS]
+    lines = [f"| | {' | '.join(COLUMNS)} | goal |", "|---|---|---|---|---|---:|"]
+    for which, counts in ROWS:
+        held = [(name, cell) for fault, name, cell in found if counts(fault, cell)]
+        for what, goal in GOALS.items():
+            words = " (words only)" if "audit" in which and what == "fixed" else ""
+            parts = [part((cell for name, cell in held if name in one), what) for one in columns]
+            lines.append(f"| {what}{which}{words} | {' | '.join(parts)} | {goal:.0%} |")
     for severity, goal_text in (("error", "0"), ("warning", "under 2%")):
         for start in ("own", "auto"):
-            counts = [alarmed(done, one, start, severity) for one in GROUPS]
-            whose = "the library's own start" if start == "own" else "`auto`"
+            parts = [alarmed(done, one, start, severity) for one in columns]
             lines.append(
-                f"| false {severity}s, {whose} | "
-                + " | ".join(f"{bad} of {all_} networks" for bad, all_ in counts)
-                + f" | {goal_text} |"
+                f"| false {severity}s, {_whose(start)} | {' | '.join(parts)} | {goal_text} |"
             )
     return lines
 
 
-def alarmed(done: dict[str, Cell], wanted: Group, start: str, severity: str) -> tuple[int, int]:
-    """Sound networks with such a finding that is not known to be right, and networks."""
-    names = [name for name in MODELS if group(name) == wanted]
-    seen = [done.get(key(None, name), {}).get("alarms") for name in names]
-    known = [(name, one[start]) for name, one in zip(names, seen, strict=True) if one]
+def alarmed(done: dict[str, Cell], names: Iterable[str], start: str, severity: str) -> str:
+    """Sound networks with such a finding that was not registered as right, of how many."""
     wrong = [
-        any(found == severity and (name, start, code) not in RIGHT for code, found in alarms)
-        for name, alarms in known
+        any(
+            one[3] == severity and one not in RIGHT
+            for one in _alarms(done, name)
+            if one[1] == start
+        )
+        for name in names
+        if "alarms" in done.get(key(None, name), {})
     ]
-    return sum(wrong), len(known)
+    return f"{sum(wrong)} of {len(wrong)} networks"
 
 
 def page(done: dict[str, Cell], tree: str) -> str:
     """docs/faults.md; ``tree`` is the version of the code that is there now."""
     found = cells(done)
     names = {name for _, name, _ in found}
-    old = sum(cell.get("tree") != tree for _, _, cell in found)
+    auto = [name for name in MODELS if done.get(key(None, name), {}).get("start") == "auto"]
     lines = [
         "# Faults: whether the doctor can be trusted",
         "",
         f"Written by `python benchmarks/faults.py`: {len(FAULTS)} faults in {len(names)} networks, "
         f"{len(found):,} times where one applies, torch {torch.__version__.partition('+')[0]}. "
-        "What detected, located and fixed mean is in that file."
-        + (
-            f" {old:,} of the outcomes are of an earlier version of the code or of the faults."
-            if old
-            else ""
-        ),
+        "What detected, located and fixed mean is in that file. " + _versions(done, tree),
         "",
         *SEEN,
         "",
         *verdict(done),
         "",
+        *ABOUT,
+        "",
+        f"The start is that of `auto` in {len(auto)} networks: {', '.join(auto) or 'none'}.",
+        "",
         "## By fault",
         "",
-        "Of all networks, and in brackets of the fresh ones. *Fixed by*: `repair` where "
+        "Of all networks, and in brackets of the fresh ones; *left out* are those in which a fault "
+        "does not apply. The last column: `repair` where "
         "`initium.repair` has to bring the network back; *advice* where code or data have to "
-        "change: the finding has to say the change, and with that change made by hand, in code "
-        "at the place that the finding names, a check finds nothing new. Where init code is at "
+        "change: the finding has to say the change, and with that change made by hand a check "
+        "finds nothing new. The place is read from the finding where code stands behind a block, "
+        "where a layer is not called, and for a table's new rows (not which rows); batch, labels, "
+        "loss and frozen parameters are one place each. Where code stands behind every block and "
+        "the finding names one of them, it is taken away from all. Where init code is at "
         "fault, the code with the change is the sound code itself, and only what the finding "
         "says counts.",
         "",
-        "| fault | any of | found by | networks | detected | located | fixed | fixed by |",
-        "|---|---|---|---:|---:|---:|---:|---|",
-        *(_row(fault, cells(done, fault)) for fault in FAULTS),
+        "| fault | any of | found by | networks | left out | detected | located | fixed | by |",
+        "|---|---|---|---:|---:|---:|---:|---:|---|",
+        *(_row(fault, done) for fault in FAULTS),
+        "",
+        *LEFT_OUT,
         "",
         "## Sound networks",
         "",
-        "Every finding of a network without a fault that is not information. Those that are right, "
-        "since the start is known to be bad, do not count as false.",
+        "Every finding of a network without a fault that is not information. Those that had been "
+        "registered as right, since the start is known to be bad, do not count as false.",
         "",
-        *_alarms(done),
+        *_sound(done),
+        "",
+        "Registered as right, and not said with that severity:",
+        "",
+        *_unsaid(done),
         "",
         "## Missed",
         "",
@@ -138,39 +162,84 @@ def page(done: dict[str, Cell], tree: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(fault: Fault, found: list[tuple[Fault, str, Cell]]) -> str:
-    fresh = [cell for _, name, cell in found if group(name) == "fresh"]
-    held = [cell for _, _, cell in found]
-    counts = [f"{count(held, what)} ({count(fresh, what)})" for what in GOALS]
-    codes = ", ".join(fault.codes) + (" (information)" if fault.info else "")
-    tools = sorted({cell["by"].removesuffix("ed") for cell in held if cell["detected"]})
-    by = "advice" if fault.advice else "repair"
+def _versions(done: dict[str, Cell], tree: str) -> str:
+    """How many outcomes are of which version of the code; those of rare ones by name."""
+    wanted = [key(fault, name) for fault in (None, *FAULTS) for name in MODELS]
+    held = {place: done[place].get("tree") or "unknown" for place in wanted if place in done}
+    texts: list[str] = []
+    for version, many in Counter(held.values()).most_common():
+        here = ", the code as it is now" if version == tree else ""
+        places = [place for place, one in held.items() if one == version]
+        which = f": {'; '.join(places)}" if texts and many <= 12 else ""
+        texts.append(f"{many:,} of version {version}{here}{which}")
     return (
-        f"| {fault.name} | {codes} | {', '.join(tools)} | {len(held)} ({len(fresh)}) "
-        f"| {' | '.join(counts)} | {by} |"
+        "Outcomes by version of the code, with sound networks and faults that do not apply: "
+        f"{'. '.join(texts) or 'none'}."
     )
 
 
-def _alarms(done: dict[str, Cell]) -> list[str]:
+def _row(fault: Fault, done: dict[str, Cell]) -> str:
+    held = cells(done, fault)
+    fresh = [cell for _, name, cell in held if group(name) == "fresh"]
+    every = [cell for _, _, cell in held]
+    counts = [
+        f"{sum(cell[what] for cell in every)} ({sum(cell[what] for cell in fresh)})"
+        for what in GOALS
+    ]
+    out = [name for name in MODELS if done.get(key(fault, name), {}).get("applies") is False]
+    left = f"{len(out)} ({sum(group(name) == 'fresh' for name in out)})"
+    codes = ", ".join(fault.codes) + (" (information)" if fault.info else "")
+    tools = sorted({cell["by"] for cell in every if cell["detected"]})
+    return (
+        f"| {fault.name} | {codes} | {', '.join(tools)} | {len(every)} ({len(fresh)}) | {left} "
+        f"| {' | '.join(counts)} | {'advice' if fault.advice else 'repair'} |"
+    )
+
+
+def _whose(start: str) -> str:
+    return "the library's own start" if start == "own" else "`auto`"
+
+
+def _alarms(done: dict[str, Cell], name: str) -> list[Alarm]:
+    """What is said of a sound network."""
+    alarms = done.get(key(None, name), {}).get("alarms", {})
+    return [
+        (name, start, code, severity)
+        for start in ("own", "auto")
+        for code, severity in alarms.get(start, ())
+    ]
+
+
+def _sound(done: dict[str, Cell]) -> list[str]:
     lines = []
     for name in MODELS:
-        alarms = done.get(key(None, name), {}).get("alarms", {})
-        for start in ("own", "auto"):
-            for code, severity in alarms.get(start, ()):
-                whose = "its own start" if start == "own" else "`auto`"
-                reason = RIGHT.get((name, start, code), "false")
-                lines.append(
-                    f"- {group(name)}, {name}, {whose}: {severity} {code}. "
-                    f"{reason[0].upper()}{reason[1:]}."
-                )
+        for one in _alarms(done, name):
+            _, start, code, severity = one
+            reason, later = RIGHT.get(one, "false"), JUDGED.get((name, code))
+            if one not in RIGHT and later:
+                reason = f"counted as false; judged after the run, it is right: {later}"
+            lines.append(
+                f"- {group(name)}, {name}, {_whose(start)}: {severity} {code}. "
+                f"{reason[0].upper()}{reason[1:]}."
+            )
     return lines or ["None."]
+
+
+def _unsaid(done: dict[str, Cell]) -> list[str]:
+    """Bad starts about which the doctor is silent."""
+    return [
+        f"- {group(one[0])}, {one[0]}, {_whose(one[1])}: {one[3]} {one[2]}. "
+        f"{why[0].upper()}{why[1:]}."
+        for one, why in RIGHT.items()
+        if "alarms" in done.get(key(None, one[0]), {}) and one not in _alarms(done, one[0])
+    ] or ["None."]
 
 
 def _misses(done: dict[str, Cell]) -> list[str]:
     lines = []
     for fault in FAULTS:
         missed = [
-            (name, [what for what in GOALS if not cell[what]], cell)
+            (name, cell)
             for wanted in GROUPS
             for _, name, cell in cells(done, fault)
             if group(name) == wanted and not all(cell[what] for what in GOALS)
@@ -179,69 +248,24 @@ def _misses(done: dict[str, Cell]) -> list[str]:
             continue
         why = REASONS.get(fault.name)
         lines += [f"**{fault.name}**" + (f": {why}" if why else ""), ""]
-        for name, what, cell in missed:
-            said = ", ".join(
-                f"{code} {severity} at {', '.join(where[:1])}"
-                for code, severity, where in cell["found"][:3]
-            )
-            because = f"; {cell['why']}" if cell.get("why") else ""
-            lines.append(
-                f"- {group(name)}, {name}: not {' or '.join(what)}. "
-                f"In {', '.join(cell['places'][:2])}; said: {said or 'nothing'}{because}"
-            )
+        lines += [f"- {group(name)}, {name}: {_miss(cell)}" for name, cell in missed]
         lines.append("")
-    broken = crashes(done)
-    if broken:
-        lines += ["**Not run to the end**", "", *(f"- {place}: {why}" for place, why in broken)]
+    unbuilt = [name for name in MODELS if "crash" in done.get(key(None, name), {})]
+    if unbuilt:
+        lines += ["**Sound networks not run to the end**", ""]
+        lines += [f"- {name}: {done[key(None, name)]['crash']}" for name in unbuilt]
     return lines or ["Nothing."]
 
 
-CHAIN = "torch's default loses the signal of a deep ReLU or GELU chain"
-COPIES = "nn.TransformerEncoder copies one layer, so that all of them start alike"
-SWAPPED = "torch's default reads the fans of a transposed convolution the wrong way round"
-UNUSED = "this batch gives no mask, and the mask's token is used by nothing else"
-RIGHT: dict[tuple[str, str, str], str] = {
-    ("demo:mlp-relu-10-256", "own", "IN201"): CHAIN,
-    ("demo:mlp-gelu-20-256", "own", "IN201"): CHAIN,
-    ("demo:convnet", "own", "IN201"): CHAIN,
-    ("demo:gpt", "own", "IN501"): "torch's default gives the table, which is the head too, std 1",
-    ("net:torch encoder, pre-norm", "own", "IN726"): COPIES,
-    ("net:torch encoder, post-norm", "own", "IN726"): COPIES,
-    ("net:plain gelu 12 x 512", "own", "IN201"): CHAIN,
-    ("torch:U-Net", "own", "IN201"): CHAIN,
-    ("torch:FSRCNN", "own", "IN201"): CHAIN,
-    ("torch:FSRCNN", "own", "IN724"): SWAPPED,
-    ("torch:decoder", "own", "IN724"): SWAPPED,
-    ("hf:dinov2", "own", "IN304"): UNUSED,
-    ("hf:dinov2", "auto", "IN304"): UNUSED,
-    ("vit-pytorch:simple_vit_with_qk_norm.SimpleViT", "auto", "IN404"): (
-        "queries and keys are normed to length 8, and their products are not divided by anything"
-    ),
-}
-"""Findings of sound networks that are right: network, start and code, and why."""
-REASONS: dict[str, str] = {
-    "embeddings x 1e-4": "where a norm's epsilon is smaller still (1e-12), the output stays as it "
-    "was, and only the tables' gradient is too large; in a recurrent network no norm shows it",
-    "float16 without loss scaling": "behind a layer scale of 1e-6 the gradients are lost with the "
-    "usual scale of 65536 too, and bfloat16 is the remedy",
-}
-"""Why a fault is missed where it is."""
-SEEN = (
-    "- **Fresh** networks are the blind verdict: none had been checked here, with a fault or "
-    "without, until the code was frozen.",
-    "- **Held out** networks, half of the others by a hash of their names, were meant to be that, "
-    "and are so no longer: demo:vit was in a first trial, and misses among them had been seen "
-    "before one rule of the doctor was changed, and before some of this benchmark were (which "
-    "codes and places count, and where a head of std 1 is loud).",
-    "- **Tuning** networks are the other half: every miss was looked at while the doctor was "
-    "mended.",
-)
-"""What had been seen of each group."""
-UNTRIED = (
-    "- Faults that need several processes: fans of a shard, replicas that differ "
-    "(tests/test_placement.py).",
-    "- A plan's own refusals, which come before there is a network to check: a rule that matches "
-    "nothing, a parameter without a rule, two rules for one tensor (tests/test_plan.py).",
-    "- The deep checks (IN801 to IN805, [deep.md](deep.md)) and the watch of the first steps "
-    "(IN811 to IN813).",
-)
+def _miss(cell: Cell) -> str:
+    if "crash" in cell:
+        return f"not run to the end. {cell['crash']}"
+    said = ", ".join(
+        f"{code} {severity} at {', '.join(where[:1])}"
+        for code, severity, where in cell["found"][:3]
+    )
+    because = f"; {cell['why']}" if cell.get("why") else ""
+    return (
+        f"not {' or '.join(what for what in GOALS if not cell[what])}. "
+        f"In {', '.join(cell['places'][:2])}; said: {said or 'nothing'}{because}"
+    )
