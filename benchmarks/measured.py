@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scipy import stats
 from torch import nn
 from zoo import Net, build
 
@@ -32,6 +31,8 @@ from initium._model.quiet import without_dropout
 from initium._model.state import preserved
 from initium._predict.draw import start_of
 from initium._predict.measure import Gauge
+from initium._predict.passes import everywhere, run_passes
+from initium._predict.realised import realised_plan
 from initium._predict.records import LayerMoments
 from initium._types import ModelView
 
@@ -196,38 +197,45 @@ def _predict(
     began = time.perf_counter()
     model = _started(net, view, plan, start, 0)
     asked = None if start == "own" else plan
+    count = METHODS[label]
     try:
-        made = initium.predict(model, asked, net.inputs, targets=net.targets, draws=METHODS[label])
+        law = realised_plan(model, net.inputs) if asked is None else asked
+        made = run_passes(model, law, net.inputs, targets=net.targets, draws=count)
     except Exception as error:
         return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
-    out = _out(made.layers)
-    count = made.draws
+    runs = made.lazy if count else made.closed
+    first = runs[0]
+    shared = set(everywhere(runs))
+    held = {name: one for name, one in first.layers.items() if name in shared}
+    out = _out(held)
 
-    def one(name: str) -> list[Any]:
-        layer = made.layers[name]
-        gradient = None
-        if out is not None and layer.grad_second_moment is not None:
-            end = made.layers[out]
-            assert end.grad_second_moment is not None
-            error = math.hypot(*(_error(one.grad_band, count) for one in (layer, end)))
-            if not count:
-                error = math.hypot(layer.grad_closed_error, end.grad_closed_error)
-            error = 0.0 if name == out else error
-            gradient = [log(layer.grad_second_moment) - log(end.grad_second_moment), error]
-        tiers = [label, label] if count else [layer.tier, layer.grad_tier]
-        error = _error(layer.band, count) if count else layer.closed_error
-        return [log(layer.second_moment), error, gradient, *tiers]
+    def one(name: str) -> dict[str, Any]:
+        forward = [run.layers[name].second_moment for run in runs]
+        back = [_relative(run.layers, name, out) for run in runs]
+        ratios = [ratio for ratio in back if ratio is not None]
+        whole = len(ratios) == len(back)
+        layer = held[name]
+        return {
+            "forward": [*_centre(forward, count), label if count else layer.tier],
+            "gradient": [*_centre(ratios, count), label if count else layer.grad_tier]
+            if whole
+            else None,
+        }
 
-    band, loss = made.loss_band, made.loss
-    if count and band is not None:
-        loss = (band.low + band.high) / 2
-    width = 0.0 if band is None else _half(band.high - band.low, count)
+    losses = [run.loss for run in runs if run.loss is not None]
     return {
-        "layers": {name: one(name) for name in _blocks(model, made.layers)},
-        "loss": None if loss is None else [loss, width, label if count else made.loss_tier],
-        "notes": list(made.notes)[:4],
+        "layers": {name: one(name) for name in _blocks(model, held)},
+        "loss": [*mean(losses), label if count else first.loss_tier] if losses else None,
+        "passes": len(runs),
+        "notes": list(dict.fromkeys(note for run in runs for note in run.notes))[:4],
         "seconds": time.perf_counter() - began,
     }
+
+
+def _centre(values: Sequence[float], draws: int) -> tuple[float, float]:
+    """Over passes, as a logarithm with its standard error: of the mean, or the mean of those."""
+    centre, error = mean([log(value) for value in values] if draws else values)
+    return (centre, error) if draws else (log(centre), error / centre if centre else 0.0)
 
 
 def _blocks(model: nn.Module, layers: Mapping[str, Any]) -> list[str]:
@@ -288,14 +296,3 @@ def mean(values: Sequence[float]) -> tuple[float, float]:
     centre = sum(values) / len(values)
     square = sum((value - centre) ** 2 for value in values) / max(len(values) - 1, 1)
     return centre, math.sqrt(square / len(values))
-
-
-def _error(band: Any, draws: int) -> float:
-    """The standard error of a mean of logarithms, from the band of a single start."""
-    if band is None or draws < 2 or not 0 < band.low < band.high < math.inf:
-        return 0.0
-    return _half(math.log(band.high) - math.log(band.low), draws)
-
-
-def _half(width: float, draws: int) -> float:
-    return width / 2 / float(stats.t.ppf(0.975, draws - 1)) / math.sqrt(draws + 1)

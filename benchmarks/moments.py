@@ -15,8 +15,8 @@ that an interruption leaves a table and a later run goes on. Every model runs in
 own on one core.
 
 Compared are logarithms, at every block; gradients relative to that of the output. An error counts
-where it is beyond its goal and beyond three standard errors of both sides. Not covered: models that
-no small size exists of.
+where it is beyond its goal and beyond three standard errors of both sides; the page counts it by
+Student's t too. Not covered: models that no small size exists of.
 """
 
 from __future__ import annotations
@@ -64,13 +64,18 @@ class Miss:
     predicted: float
     measured: float
     noise: float
+    freedom: float
 
     @property
     def error(self) -> float:
         return abs(self.predicted - self.measured)
 
-    def beyond(self, goal: float) -> bool:
-        return self.error > max(math.log1p(goal), 3 * self.noise)
+    def reach(self, student: bool = False) -> float:
+        """Three standard errors; by Student's t what those are for so few seeds and passes."""
+        return (_three(self.freedom) if student else 3) * self.noise
+
+    def beyond(self, goal: float, student: bool = False) -> bool:
+        return self.error > max(math.log1p(goal), self.reach(student))
 
 
 def comparisons(
@@ -87,18 +92,13 @@ def comparisons(
         for name, kind, stat in zip(
             measured["blocks"], measured["types"], measured[what], strict=True
         ):
-            layer = made["layers"].get(name)
-            forward = what == "forward"
-            value = None if layer is None else (layer[:2] if forward else layer[2])
+            value = made["layers"].get(name, {}).get(what)
             if value is None or stat is None or not math.isfinite(value[0] + stat[0]):
                 continue
-            draws, tier = METHODS[label], layer[3 if forward else 4] or label
-            middle, error = stat[:2] if draws else stat[2:]
-            count = measured["seeds"]
-            of_draws = max(value[1], error * math.sqrt(count / draws)) if draws else value[1]
-            of_one = error * math.sqrt(count) if start == "own" else 0
-            noise = math.hypot(error, of_draws, of_one) * _student(count)
-            rows.append(Miss(model, start, name, kind, tier, value[0], middle, noise))
+            predicted, error, tier = value
+            middle, of_mean = stat[:2] if METHODS[label] else stat[2:]
+            spread = _combined(of_mean, error, measured["seeds"], made["passes"], start == "own")
+            rows.append(Miss(model, start, name, kind, tier, predicted, middle, *spread))
         if rows:
             found[model] = rows
     return found
@@ -115,21 +115,33 @@ def _losses(outcomes: Mapping[str, Any], label: str, start: str) -> list[Miss]:
         mean, noise = measured["loss"]
         predicted, error, tier = made["loss"]
         if measured["calm"] and mean > 0 and predicted > 0:
-            count = measured["seeds"]
-            of_one = noise * math.sqrt(count) if start == "own" else 0
-            noise = math.hypot(noise, error, of_one) / mean * _student(count)
+            relative = noise / mean, error / predicted
+            spread = _combined(*relative, measured["seeds"], made["passes"], start == "own")
             rows.append(
-                Miss(model, start, "first loss", "", tier, log(predicted), log(mean), noise)
+                Miss(model, start, "first loss", "", tier, log(predicted), log(mean), *spread)
             )
     return rows
 
 
-def _student(seeds: int) -> float:
-    """By how much standard errors from so few seeds are widened, so that three of them are three.
+def _combined(
+    measured: float, predicted: float, seeds: int, passes: int, single: bool
+) -> tuple[float, float]:
+    """The standard error of a difference, and its degrees of freedom by Welch and Satterthwaite.
 
-    At four seeds Student's t exceeds 3 in 6 of 100 comparisons, and a normal number in 3 of 1,000.
+    Where the prediction is from a ``single`` start, the spread of one comes to the measured mean's.
     """
-    return float(stats.t.isf(stats.norm.sf(3), max(seeds - 1, 1))) / 3
+    parts = [
+        (measured**2 * (1 + seeds if single else 1), max(seeds - 1, 1)),
+        (predicted**2, max(passes - 1, 1)),
+    ]
+    total = sum(square for square, _ in parts)
+    below = sum(square**2 / freedom for square, freedom in parts)
+    return math.sqrt(total), total**2 / below if below else math.inf
+
+
+def _three(freedom: float) -> float:
+    """As unlikely for Student's t as three standard errors are for a normal number."""
+    return float(stats.t.isf(stats.norm.sf(3), freedom)) if freedom < math.inf else 3.0
 
 
 def _percentile(values: Sequence[float], share: float) -> float:
@@ -178,15 +190,18 @@ def _prediction(outcomes: Mapping[str, Any]) -> list[str]:
         "At the output of every block, on a log scale. A closed form is the mean over seeds and is",
         "held against the logarithm of the measured mean; draws (4 of them) are geometric means",
         "and are held against the mean of the logarithm. Gradients are relative to the output's in",
-        "the same run. *Library*: from the weights of a single start by the library, whose own",
-        "spread counts as noise. *Beyond*: further off than the goal and than three standard",
-        "errors of the two sides, by Student's t for the number of seeds: single starts of one",
-        "loss or of ten biases spread. *Median*: of the blocks' errors, noise included; *models*:",
-        "those whose median block is beyond the median's goal. The first loss counts where the",
-        "logits' standard deviation is at most 1.",
+        "the same run, pass by pass. *Library*: from the weights of a single start by the library,",
+        "whose own spread counts as noise. *Beyond*: further off than the goal and than three",
+        "standard errors of the two sides together; behind the slash, than what is as unlikely by",
+        "Student's t. With few seeds or passes a standard error is itself uncertain, and 3 of them",
+        "are exceeded more often than 3 times in 1,000 by chance: the second count allows for",
+        "that, with degrees of freedom by Welch and Satterthwaite. *Median*: of the blocks'",
+        "errors, noise included; *models*: those whose median block is beyond the median's goal.",
+        "The first loss counts where the logits' standard deviation is at most 1.",
         "",
         "| method | start | what | models | blocks | median (goal) | 95th (goal) "
-        "| blocks beyond the 95th's goal | models beyond the median's goal |",
+        "| blocks beyond the 95th's goal, 3 std errors / t "
+        "| models beyond the median's goal, 3 std errors / t |",
         "|---|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     misses: list[Miss] = []
@@ -209,16 +224,21 @@ def _summary(label: str, start: str, what: str, found: Mapping[str, Sequence[Mis
     middle, high = GOALS[what]
     rows = [one for model in found.values() for one in model]
     errors = [one.error for one in rows]
-    beyond = sum(one.beyond(high) for one in rows)
-    models = sum(
-        sorted(model, key=lambda one: one.error)[len(model) // 2].beyond(middle)
-        for model in found.values()
-    )
+    middles = [
+        sorted(model, key=lambda one: one.error)[len(model) // 2] for model in found.values()
+    ]
     return (
         f"| {label} | {TITLES[start]} | {what} | {len(found)} | {len(rows)} "
         f"| {_percent(_percentile(errors, 0.5))} ({100 * middle:g}%) "
-        f"| {_percent(_percentile(errors, 0.95))} ({100 * high:g}%) | {beyond} | {models} |"
+        f"| {_percent(_percentile(errors, 0.95))} ({100 * high:g}%) "
+        f"| {_beyond(rows, high)} | {_beyond(middles, middle)} |"
     )
+
+
+def _beyond(rows: Sequence[Miss], goal: float) -> str:
+    """How many are, by three standard errors and by Student's t."""
+    literal, student = (sum(one.beyond(goal, by) for one in rows) for by in (False, True))
+    return f"{literal} / {student}"
 
 
 def _tiers(outcomes: Mapping[str, Any]) -> list[str]:
@@ -234,7 +254,7 @@ def _tiers(outcomes: Mapping[str, Any]) -> list[str]:
     lines = [
         "Without draws, by the tier that each number names:",
         "",
-        "| what | tier | numbers | median | 95th | beyond |",
+        "| what | tier | numbers | median | 95th | beyond, 3 std errors / t |",
         "|---|---|---:|---:|---:|---:|",
     ]
     for (what, tier), rows in sorted(groups.items()):
@@ -242,7 +262,7 @@ def _tiers(outcomes: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"| {what} | {tier} | {len(rows)} | {_percent(_percentile(errors, 0.5))} "
             f"| {_percent(_percentile(errors, 0.95))} "
-            f"| {sum(one.beyond(GOALS[what][1]) for one in rows)} |"
+            f"| {_beyond(rows, GOALS[what][1])} |"
         )
     return [*lines, ""]
 
@@ -272,10 +292,11 @@ def _misses(misses: Sequence[Miss]) -> list[str]:
     if not misses:
         return [*lines, "None.", ""]
     lines += [
-        "One line for each model, start and quantity: the block where it begins.",
+        "One line for each model, start and quantity: the block where it begins, by 3 std errors.",
         "",
-        "| model | start | tier | where | type | predicted / measured | 3 std errors | reason |",
-        "|---|---|---|---|---|---:|---:|---|",
+        "| model | start | tier | where | type | predicted / measured | 3 std errors | by t "
+        "| reason |",
+        "|---|---|---|---|---|---:|---:|---:|---|",
     ]
     for one in sorted(misses, key=lambda miss: (miss.tier, miss.model, miss.start)):
         place = f"{one.model}/{one.start}"
@@ -283,7 +304,7 @@ def _misses(misses: Sequence[Miss]) -> list[str]:
         lines.append(
             f"| `{one.model}` | {TITLES[one.start]} | {one.tier} | {_text(one.where)} "
             f"| {one.module_type} | {math.exp(_clip(one.predicted - one.measured)):.3g} "
-            f"| {_percent(3 * one.noise)} | {reason} |"
+            f"| {_percent(one.reach())} | {_percent(one.reach(student=True))} | {reason} |"
         )
     return [*lines, ""]
 

@@ -488,12 +488,58 @@ ZERO, ONE = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float
 class Tied(nn.Module):
     """A head that is the embedding, of a vocabulary that is seen as a whole."""
 
-    def __init__(self) -> None:
+    def __init__(self, tokens: int = 40, width: int = 64) -> None:
         super().__init__()
-        self.embed, self.norm = nn.Embedding(40, 64), nn.LayerNorm(64, elementwise_affine=False)
+        self.embed = nn.Embedding(tokens, width)
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         return F.linear(self.norm(self.embed(ids)), self.embed.weight)
+
+
+def test_a_tied_table_is_as_long_as_another() -> None:
+    """Of more tokens than it is wide, too; products of it with anything else are sampled."""
+    ids = torch.arange(200)[None]
+    model = Tied(500, 16)
+    plan = initium.plan(model, "normal(0.1)", ids)
+    for seed in range(3):
+        embed = draw(model, plan, ids, closed=True, seed=seed).layers["embed"]
+        assert (embed.tier, embed.second_moment) == (CLOSED, pytest.approx(0.01, rel=1e-5))
+
+
+class Autoencoder(nn.Module):
+    """Back by the transpose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.end = nn.Linear(64, 64, bias=False), nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.end(torch.relu(self.layer(x)) @ self.layer.weight)
+        return y
+
+
+def test_a_product_whose_length_is_random_says_so() -> None:
+    model, x = Autoencoder(), 1 + 0.1 * torch.randn(16, 64, generator=torch.Generator())
+    found = draw(model, initium.plan(model, "normal(0.125)", x), x, closed=True)
+    assert {one.tier for one in found.layers.values()} == {SAMPLED}
+
+
+class Broadcast(nn.Module):
+    """Adds a zero that has more dimensions than the signal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 64, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.layer(x) + torch.zeros(1, 1))
+
+
+def test_a_zero_of_higher_rank_adds_dimensions() -> None:
+    model, x = Broadcast(), torch.ones(64)
+    plan = initium.plan(model, "normal(0.1)")
+    assert draw(model, plan, x, closed=True).layers[""].shape == (1, 64)
 
 
 def test_a_tied_head_meets_other_tokens_too() -> None:

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import initium
+from initium._predict import passes
 from initium._predict.draw import draw
 from initium._predict.field.losses import log_sum_exp
 from initium._predict.measure import CLOSED, SAMPLED
@@ -277,23 +278,22 @@ def test_a_loss_with_ignored_targets_and_a_sum() -> None:
 
 
 def test_as_many_passes_as_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    passes = []
-    from initium._predict import api
+    made = []
 
     def counted(*args: object, **options: object) -> object:
-        passes.append(options["seed"])
+        made.append(options["seed"])
         return draw(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(api, "draw", counted)
+    monkeypatch.setattr(passes, "draw", counted)
     softmax = nn.Softmax(-1)
-    cases = ((nn.GELU(), 32, 0, 1), (softmax, 1024, 0, 2), (softmax, 16, 0, 8), (softmax, 16, 3, 5))
+    cases = ((nn.GELU(), 32, 0, 1), (softmax, 1024, 0, 3), (softmax, 16, 0, 8), (softmax, 16, 3, 5))
     for act, width, draws, count in cases:
         model = nn.Sequential(nn.Linear(32, width), act, nn.Linear(width, width))
         inputs = torch.full((2, 32), 0.1 if width > 32 else 2.0)
         plan = initium.plan(model, "lecun", inputs)
-        passes.clear()
+        made.clear()
         initium.predict(model, plan, inputs, draws=draws)
-        assert len(passes) == count
+        assert len(made) == count
 
 
 ELEMENTWISE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {

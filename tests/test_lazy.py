@@ -22,7 +22,7 @@ import initium._predict.draw as lazy_module
 from initium._load.optional import import_optional
 from initium._plan import Entry, Plan
 from initium._predict.draw import draw
-from initium._predict.lazy.law import Gaussian, Haar, Law
+from initium._predict.lazy.law import Gaussian, Haar, Law, Rows, split
 from initium._predict.lazy.source import Shared, Source
 from initium._predict.lazy.view import NotAView, View, positions
 from initium._predict.lazy.weight import LazyWeight
@@ -157,6 +157,35 @@ def test_an_even_matrix_keeps_lengths_and_angles(name: str) -> None:
     unit = x / torch.linalg.vector_norm(x, dim=1, keepdim=True)
     y = Gaussian(300, 400, generator(1), torch.float32, even=True).product(unit, 0)
     torch.testing.assert_close(y @ y.T / 300, unit @ unit.T, rtol=0, atol=2e-6)
+
+
+def test_a_free_matrix_keeps_lengths_beyond_its_width() -> None:
+    law = Gaussian(16, 400, generator(1), torch.float32, even=True, free=True)
+    y = law.product(torch.cat([torch.zeros(1, 400), torch.eye(400)[:60]]), 0)
+    lengths = torch.linalg.vector_norm(y, dim=1)
+    torch.testing.assert_close(lengths, torch.tensor([0.0] + [4.0] * 60), rtol=1e-5, atol=0)
+
+
+DIGITS = [
+    (torch.float32, 1e-3, 40),
+    (torch.float32, 1e-4, 40),
+    (torch.float32, 3e-7, 1),
+    (torch.float64, 1e-4, 40),
+    (torch.float64, 1e-9, 40),
+    (torch.float64, 1e-14, 1),
+]
+
+
+@pytest.mark.parametrize(("dtype", "apart", "rank"), DIGITS)
+def test_vectors_are_told_apart_as_far_as_their_dtype_goes(
+    dtype: torch.dtype, apart: float, rank: int
+) -> None:
+    x = normal(1, 500).to(dtype) + apart * normal(40, 500, seed=1).to(dtype)
+    _, fresh, new = split(x, Rows(torch.empty(0, 500, dtype=dtype)))
+    basis = fresh.solid()
+    assert len(basis) == rank
+    torch.testing.assert_close(basis @ basis.T, torch.eye(rank, dtype=dtype), rtol=0, atol=2e-5)
+    torch.testing.assert_close(new @ basis, x, rtol=0, atol=5 * apart if rank == 1 else 1e-5)
 
 
 def test_a_free_matrix_keeps_lengths_alone() -> None:

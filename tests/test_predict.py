@@ -13,7 +13,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import initium
+from initium._predict import passes
 from initium._predict.api import _loss_band, _spread
+from initium._predict.draw import draw
+from initium._predict.records import Draw, LayerMoments
 from initium.errors import InputError, ModelError, PlanError
 
 
@@ -209,7 +212,9 @@ def test_what_strays_is_averaged_over_more_passes() -> None:
     found = initium.predict(model, initium.plan(model, "xavier", inputs), inputs, draws=0)
     end = found.layers["end"]
     assert end.tier == "monte carlo"
+    assert end.closed_error is not None
     assert end.closed_error > 0.1
+    assert found.passes == 8
     (note,) = [note for note in found.notes if "differ widely" in note]
     assert "averages of 8 passes" in note
 
@@ -219,7 +224,72 @@ def test_what_is_known_has_no_error(batch: tuple[torch.Tensor, torch.Tensor]) ->
     found = initium.predict(model, initium.plan(model, "he"), batch[0], targets=batch[1], draws=0)
     assert {one.tier for one in found.layers.values()} == {"closed form"}
     assert {(one.closed_error, one.grad_closed_error) for one in found.layers.values()} == {(0, 0)}
+    assert (found.loss_error, found.passes) == (0, 1)
     assert not found.notes
+
+
+def test_no_two_seeds_share_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = Again(), torch.randn(4, 24, generator=torch.Generator().manual_seed(0))
+    plan, asked = initium.plan(model, "xavier", inputs), list[int]()
+
+    def spied(*args: Any, seed: int, **options: Any) -> Draw:
+        asked.append(seed)
+        return draw(*args, seed=seed, **options)
+
+    monkeypatch.setattr(passes, "draw", spied)
+    for seed in (0, 1):
+        initium.predict(model, plan, inputs, draws=0, seed=seed)
+    assert asked == list(range(16))
+
+
+def run(loss: float, second: float, tier: str) -> Draw:
+    layer = LayerMoments(
+        name="end", module_type="Identity", order=0, calls=1, shape=(1, 1), mean=0.0,
+        second_moment=second, tier=tier,
+    )  # fmt: skip
+    return Draw({"end": layer}, loss, tier)
+
+
+@pytest.mark.parametrize(
+    ("losses", "seconds", "tier", "expected"),
+    [
+        ([2.0], [1.0], "closed form", 1),
+        ([2.0] * 8, [1.0] * 8, "monte carlo", 3),  # two may agree by chance
+        ([2.0, 2.0, 8.0, 2.0, 2.0, 2.0, 2.0, 2.0], [1.0] * 8, "monte carlo", 8),
+        ([2.0] * 8, [1.0, 1.0, 4.0, 1.0, 1.0, 1.0, 1.0, 1.0], "monte carlo", 8),
+        ([2.0] * 8, [1.0, 1.5, 1.2, 1.2, 1.2, 1.2, 1.2, 1.2], "monte carlo", 4),
+    ],
+)
+def test_passes_are_made_until_moments_and_the_loss_are_steady(
+    losses: list[float],
+    seconds: list[float],
+    tier: str,
+    expected: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = iter([run(loss, second, tier) for loss, second in zip(losses, seconds, strict=True)])
+    monkeypatch.setattr(passes, "draw", lambda *args, **options: next(made))
+    model = nn.Linear(2, 2)
+    found = passes.run_passes(model, initium.plan(model, "he"), torch.ones(1, 2), draws=0)
+    assert len(found.closed) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "tier", "expected"),
+    [
+        ([], "monte carlo", (None, None)),
+        ([3.0], "closed form", (3.0, 0.0)),
+        ([3.0], "monte carlo", (3.0, None)),
+        ([0.0, 0.0], "monte carlo", (0.0, 0.0)),
+        ([-1.0, 2.0, -4.0], "monte carlo", (-1.0, None)),
+        ([1.0, math.inf], "monte carlo", (math.inf, None)),
+        ([1.0, 3.0], "monte carlo", (2.0, 0.5)),
+    ],
+)
+def test_an_error_that_is_not_known_is_no_zero(
+    values: list[float], tier: str, expected: tuple[float | None, float | None]
+) -> None:
+    assert passes.average(values, tier) == expected
 
 
 class Dropped(nn.Module):

@@ -14,14 +14,13 @@ from typing import Any
 
 from torch import nn
 
-from initium._model.call import map_tensors, must_be_module, tensors
+from initium._model.call import must_be_module, tensors
 from initium._model.inputs import example_inputs, must_be_usable
 from initium._plan import Plan
 from initium._plan.fit import must_fit
-from initium._predict.draw import draw
-from initium._predict.measure import SAMPLED
+from initium._predict.passes import SEEDS, STEADY, average, everywhere, gradients, run_passes
 from initium._predict.realised import realised_plan
-from initium._predict.records import Band, Draw, LayerMoments, LayerPrediction, Prediction
+from initium._predict.records import Band, LayerMoments, LayerPrediction, Prediction
 from initium._slopes import student
 from initium.errors import InputError
 
@@ -29,16 +28,8 @@ __all__ = ["FEWEST", "predict"]
 
 FEWEST = 3
 """Draws from which a spread can be told."""
-PASSES = 2, 8
-"""Least and most passes over which closed forms are averaged, for what in them is sampled; with
-draws, which show the spread, the least."""
-STEADY = 0.1
-"""Relative standard error of such an average from which on more passes are made."""
-LARGE = 1 << 31
-"""Planned elements from which one such pass is enough: what is wide strays little."""
 DEPARTS = 1.5
 """A factor between closed form and draws that is worth a note, if it is outside the band too."""
-SEEDS = 2**64
 
 
 def predict(
@@ -110,28 +101,16 @@ def predict(
                 fix="pass inputs=, one batch as the model takes it",
             )
     must_be_usable(inputs)
-    batch = inputs
-
-    def sampled(number: int, closed: bool = False) -> Draw:
-        own = map_tensors(batch, lambda tensor: tensor.detach().clone())
-        start = (seed * max(draws, 1) + number) % SEEDS
-        return draw(model, plan, own, targets=targets, loss_fn=loss_fn, seed=start, closed=closed)
-
-    closed = [sampled(0, closed=True)]
-    large = sum(math.prod(entry.shape) for entry in plan.entries.values()) > LARGE
-    if not large and not _exact(closed[0]):
-        least, most = PASSES if not draws else PASSES[:1] * 2
-        while len(closed) < least or (len(closed) < most and _unsteady(closed)):
-            closed.append(sampled(len(closed), closed=True))
-    lazy = [sampled(number) for number in range(draws)]
+    made = run_passes(model, plan, inputs, targets=targets, loss_fn=loss_fn, draws=draws, seed=seed)
+    closed, lazy = made.closed, made.lazy
     found = [*closed, *lazy]
     layers = {
         name: _layer([one.layers[name] for one in closed], [one.layers[name] for one in lazy])
-        for name in _everywhere(found)
+        for name in everywhere(found)
     }
     expected = [one.loss for one in closed if one.loss is not None]
     losses = [one.loss for one in lazy if one.loss is not None]
-    loss = sum(expected) / len(expected) if expected else None
+    loss, loss_error = average(expected, closed[0].loss_tier)
     band = _loss_band(losses) if losses else None
     notes = dict.fromkeys(note for one in found for note in one.notes)
     return Prediction(
@@ -141,73 +120,50 @@ def predict(
         loss=loss,
         loss_band=band,
         loss_tier=closed[0].loss_tier,
+        loss_error=loss_error,
+        passes=len(closed),
         draws=draws,
         batch=_batch(inputs, made_up),
         notes=(
             *notes,
-            *([] if draws else _spreads(layers, len(closed))),
+            *([] if draws else _spreads(layers, loss_error, len(closed))),
             *_departures(layers),
             *_loss_departs(loss, band),
         ),
     )
 
 
-def _exact(found: Draw) -> bool:
-    """Whether nothing in a closed form was sampled, so that another pass would give the same."""
-    tiers = [tier for one in found.layers.values() for tier in (one.tier, one.grad_tier)]
-    return SAMPLED not in (found.loss_tier, *tiers)
-
-
-def _unsteady(closed: Sequence[Draw]) -> bool:
-    """Whether a sampled moment of a module is not known well from these passes."""
-    for name in _everywhere(closed):
-        held = [one.layers[name] for one in closed]
-        if _average([one.second_moment for one in held])[1] > STEADY:
-            return True
-        if _average(_gradients(held))[1] > STEADY:
-            return True
-    return False
-
-
-def _average(values: Sequence[float]) -> tuple[float | None, float]:
-    """The mean over passes, and its relative standard error."""
-    if not values:
-        return None, 0.0
-    count, mean = len(values), sum(values) / len(values)
-    if count < 2 or not 0.0 < mean < math.inf:
-        return mean, 0.0
-    square = sum((value / mean - 1) ** 2 for value in values) / (count - 1)
-    return mean, math.sqrt(square / count)
-
-
-def _spreads(layers: Mapping[str, LayerPrediction], passes: int) -> list[str]:
+def _spreads(
+    layers: Mapping[str, LayerPrediction], loss_error: float | None, passes: int
+) -> list[str]:
     """Where an average of so many passes is still rough."""
-    rough = {
-        name: max(one.closed_error, one.grad_closed_error)
+    errors = {
+        name: max(one.closed_error or 0.0, one.grad_closed_error or 0.0)
         for name, one in layers.items()
-        if max(one.closed_error, one.grad_closed_error) > STEADY
     }
-    if not rough:
-        return []
-    name = max(rough, key=lambda name: rough[name])
-    return [
-        f"single starts differ widely: sampled moments of {len(rough)} of {len(layers)} modules "
-        f"are averages of {passes} passes with a standard error of more than {STEADY:.0%}, up to "
-        f"{rough[name]:.0%} in {name or 'the model'}"
-    ]
-
-
-def _everywhere(draws: Sequence[Draw]) -> list[str]:
-    """Modules that every draw has called: a router may leave experts out."""
-    return [name for name in draws[0].layers if all(name in one.layers for one in draws)]
+    rough = {name: error for name, error in errors.items() if error > STEADY}
+    notes = []
+    if rough:
+        name = max(rough, key=lambda name: rough[name])
+        notes.append(
+            f"single starts differ widely: sampled moments of {len(rough)} of {len(layers)} "
+            f"modules are averages of {passes} passes with a standard error of more than "
+            f"{STEADY:.0%}, up to {rough[name]:.0%} in {name or 'the model'}"
+        )
+    if loss_error is not None and loss_error > STEADY:
+        notes.append(
+            f"the expected loss is an average of {passes} passes with a standard error of "
+            f"{loss_error:.0%}"
+        )
+    return notes
 
 
 def _layer(closed: Sequence[LayerMoments], lazy: Sequence[LayerMoments]) -> LayerPrediction:
     first = closed[0]
-    typical, error = _average([one.second_moment for one in closed])
-    back, grad_error = _average(_gradients(closed))
+    typical, error = average([one.second_moment for one in closed], first.tier)
+    back, grad_error = average(gradients(closed), first.grad_tier)
     forward, band = _geometric([one.second_moment for one in lazy])
-    backward, grad_band = _geometric(_gradients(lazy))
+    backward, grad_band = _geometric(gradients(lazy))
     assert typical is not None
     return LayerPrediction(
         name=first.name,
@@ -226,12 +182,6 @@ def _layer(closed: Sequence[LayerMoments], lazy: Sequence[LayerMoments]) -> Laye
         grad_closed_error=grad_error,
         grad_tier=first.grad_tier,
     )
-
-
-def _gradients(found: Sequence[LayerMoments]) -> list[float]:
-    """One of each, or nothing where one has none."""
-    values = [one.grad_second_moment for one in found if one.grad_second_moment is not None]
-    return values if len(values) == len(found) else []
 
 
 def _departures(layers: Mapping[str, LayerPrediction]) -> list[str]:

@@ -66,7 +66,8 @@ class LayerPrediction:
             multiplicative; without draws, the closed forms.
         band, grad_band: of single starts, ``None`` without draws.
         closed, grad_closed: at infinite width; a gradient's is ``None`` where none arrives.
-        closed_error, grad_closed_error: relative standard errors of what was sampled in those.
+        closed_error, grad_closed_error: relative standard errors of what was sampled in those: 0
+            where nothing was, ``None`` where it is not known, as after a single pass.
         tier, grad_tier: what those rest on: ``closed form``, or ``monte carlo`` where an operator
             on the way has none and was sampled.
     """
@@ -80,11 +81,11 @@ class LayerPrediction:
     band: Band | None
     closed: float
     tier: str
-    closed_error: float = 0.0
+    closed_error: float | None = 0.0
     grad_second_moment: float | None = None
     grad_band: Band | None = None
     grad_closed: float | None = None
-    grad_closed_error: float = 0.0
+    grad_closed_error: float | None = 0.0
     grad_tier: str = ""
 
 
@@ -93,10 +94,11 @@ class Prediction:
     """The signal of a model under a plan, without its weights.
 
     ``layers`` by module in execution order; ``loss`` the expected first loss, by closed forms as
-    far as ``loss_tier`` says, and ``loss_band`` its band over draws, ``None`` without a loss or
-    without draws; ``draws`` how many lazy ones the bands rest on; ``notes`` where a law was not
-    exact, or closed forms depart from draws. ``print(prediction)`` shows a table, repeated blocks
-    folded.
+    far as ``loss_tier`` says, ``loss_error`` its relative standard error as for layers, and
+    ``loss_band`` its band over draws, ``None`` without a loss or without draws; ``passes`` over how
+    many closed forms are averaged, and ``draws`` how many lazy ones the bands rest on; ``notes``
+    where a law was not exact, or closed forms depart from draws. ``print(prediction)`` shows a
+    table, repeated blocks folded.
     """
 
     model: str
@@ -105,6 +107,8 @@ class Prediction:
     loss: float | None = None
     loss_band: Band | None = None
     loss_tier: str = ""
+    loss_error: float | None = None
+    passes: int = 1
     draws: int = 0
     batch: str = ""
     notes: tuple[str, ...] = ()

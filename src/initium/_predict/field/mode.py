@@ -28,7 +28,7 @@ from initium._predict.field.fields import (
 from initium._predict.field.rules import SUMS, Call, overloads, rule_of
 from initium._predict.field.sums import FEWEST, SMALL, Term, channels_of, match, summed
 from initium._predict.field.views import VIEWS, viewed
-from initium._predict.lazy.matrix import INDEPENDENT
+from initium._predict.lazy.matrix import INDEPENDENT, in_backward
 from initium._predict.lazy.source import Shared
 from initium._predict.lazy.weight import LazyWeight, values_of
 from initium.spec import Constant, DeltaOrthogonal, Keep, Normal, Orthogonal, Spec, Value
@@ -142,7 +142,7 @@ class FieldMode(TorchDispatchMode):
         self.shared.used, self.shared.astray = None, False
         back = [known[id(args[0])]] if func in SOLE and id(args[0]) in known else fields
         follows = lazy is not None and func not in VIEWS and any(map(self._follows, back))
-        closed = not _backward() or weakest(fields) == CLOSED
+        closed = not in_backward() or weakest(fields) == CLOSED
         self.shared.stretch = closed and not follows
         self.shared.bound = ASTRAY if self._starts(back) else None
         result = func(*args, **kwargs)
@@ -282,13 +282,13 @@ class FieldMode(TorchDispatchMode):
         if lazy is None or not (drawn or isinstance(lazy.source.entry.spec, RANDOM)):
             return self._mixed(call, dim)
         name, side = source = lazy.source.name, (self.shared.used or ("", 0))[1]
-        key = source if drawn else (*source, _backward())
+        key = source if drawn else (*source, in_backward())
         seen = key in self.products
         index = self.products.setdefault(key, len(self.products))
         if _going_back() and not seen:
             self.returned.add(index)
         pieces = frozenset({Piece(index, 0, call.out.shape[dim])})
-        tier = weakest(inputs)
+        tier = SAMPLED if drawn and self._free(call, lazy) else weakest(inputs)
         met = frozenset[Piece]()
         if not self.shared.last:
             held = self.touched.setdefault(name, {})
@@ -306,6 +306,13 @@ class FieldMode(TorchDispatchMode):
             if seen or not self._convolved(call, field, lazy):
                 return replace(field, tier=SAMPLED)
         return field if bias is None else self._biased(call, field, bias, drawn)
+
+    def _free(self, call: Call, lazy: LazyWeight) -> bool:
+        """Whether lengths are random: of products with a free weight, all but its plain rows."""
+        if lazy.source.name not in self.shared.free:
+            return False
+        alike = self.shared.scale is None and not isinstance(lazy.source.entry.spec, Orthogonal)
+        return not alike or call.operator not in LOOKUPS
 
     def _expected(self, out: torch.Tensor, field: Field) -> torch.Tensor:
         """E[x^2] of every element of a product whose weight may have blocks along its channels."""
@@ -406,10 +413,6 @@ def _is_written(argument: Any) -> bool:
     return argument.alias_info is not None and argument.alias_info.is_write
 
 
-def _backward() -> bool:
-    return torch._C._current_graph_task_id() >= 0
-
-
 def _going_back() -> bool:
     """Whether gradients are made: a checkpointed part that is run again has gradients enabled."""
-    return _backward() and not torch.is_grad_enabled()
+    return in_backward() and not torch.is_grad_enabled()

@@ -175,7 +175,7 @@ def _linear(
 
 def _adds_nothing(rest: Sequence[torch.Tensor]) -> bool:
     """As what ties a product to its weight's gradient does."""
-    return len(rest) == 1 and rest[0].numel() == 1 and not bool(rest[0].any())
+    return len(rest) == 1 and rest[0].dim() == 0 and not bool(rest[0].any())
 
 
 def _sum(call: Call, plain: Field, independent: bool) -> Field:

@@ -62,29 +62,14 @@ class Rows:
 
 
 class Law:
-    """A random ``rows x columns`` matrix, known by its products so far.
-
-    Args:
-        even: a new direction is mapped to a vector of exactly the expected length, orthogonal to
-            those of the directions that are new with it: products have the lengths and angles of
-            infinite width, as far as there is room for them.
-        free: the angles are those of random vectors all the same.
-    """
+    """A random ``rows x columns`` matrix, known by its products so far."""
 
     def __init__(
-        self,
-        rows: int,
-        columns: int,
-        generator: torch.Generator,
-        dtype: torch.dtype,
-        even: bool = False,
-        free: bool = False,
+        self, rows: int, columns: int, generator: torch.Generator, dtype: torch.dtype
     ) -> None:
         self.sizes = (columns, rows)
         self.generator = generator
         self.dtype = dtype
-        self.even = even
-        self.free = free
         self.forget()
 
     @property
@@ -125,12 +110,31 @@ class Law:
 class Gaussian(Law):
     """Independent standard normal elements.
 
+    Args:
+        even: a new direction is mapped to a vector of exactly the expected length, orthogonal to
+            those of the directions that are new with it: products have the lengths and angles of
+            infinite width, as far as there is room for them.
+        free: the angles are those of random vectors all the same, and there is always room.
+
     Example:
         >>> law = Gaussian(5, 3, torch.Generator().manual_seed(0), torch.float64)
         >>> x, u = torch.ones(1, 3).double(), torch.ones(1, 5).double()
         >>> bool(torch.isclose((law.product(x, 0) * u).sum(), (law.product(u, 1) * x).sum()))
         True
     """
+
+    def __init__(
+        self,
+        rows: int,
+        columns: int,
+        generator: torch.Generator,
+        dtype: torch.dtype,
+        even: bool = False,
+        free: bool = False,
+    ) -> None:
+        self.even = even
+        self.free = free
+        super().__init__(rows, columns, generator, dtype)
 
     def forget(self) -> None:
         self.bases = [Rows(torch.empty(0, size, dtype=self.dtype)) for size in self.sizes]
@@ -152,7 +156,7 @@ class Gaussian(Law):
         basis, size = self.bases[1 - side], self.sizes[1 - side]
         drawn = self._normal(len(fresh), size)
         room = size - len(basis)
-        even = self.even and len(fresh) + len(known) <= room
+        even = self.even and room > 0 and (self.free or len(fresh) + len(known) <= room)
         if len(known) or 8 * (len(fresh) + len(basis)) > size:
             image = Rows(self._image(fresh, drawn, side, room if even else 0))
             y = image.sum(new, known.sum(old))
@@ -264,7 +268,10 @@ def split(x: torch.Tensor, known: Rows) -> tuple[torch.Tensor, Rows, torch.Tenso
     rest = x / length.clamp_min(torch.finfo(x.dtype).tiny)
     old = torch.zeros(len(x), len(known), dtype=x.dtype)
     if not len(known):
-        fresh, new = _orthonormal(rest, least)
+        some = length.squeeze(1) > 0
+        fresh, part = _orthonormal(rest if bool(some.all()) else rest[some], least)
+        new = part.new_zeros(len(x), len(fresh))
+        new[some] = part
         return old, fresh, new * length
     basis = known.solid()
     for _ in range(2):
@@ -309,7 +316,9 @@ def _root(gram: torch.Tensor) -> torch.Tensor:
 
 
 def _orthonormal(unit: torch.Tensor, least: float) -> tuple[Rows, torch.Tensor]:
-    """An orthonormal basis of the span of unit vectors or zeros, and them in it."""
+    """An orthonormal basis of the span of unit vectors, and them in it."""
+    if not len(unit):
+        return Rows(unit), unit.new_empty(0, 0)
     many = unit.shape[0] > unit.shape[1]
     if not many:
         values, vectors = torch.linalg.eigh((unit @ unit.T).double())
@@ -318,12 +327,16 @@ def _orthonormal(unit: torch.Tensor, least: float) -> tuple[Rows, torch.Tensor]:
             mix, back = (vectors / roots) @ vectors.T, (vectors * roots) @ vectors.T  # symmetric:
             # equal eigenvalues may have any vectors, and rounding then would choose them
             return Rows(unit, mix.to(unit.dtype)), back.to(unit.dtype)
+    if unit.dtype == torch.float64:  # a Gram matrix would have half of its digits
+        left, roots, right = torch.linalg.svd(unit, full_matrices=False)
+        kept = roots > least
+        return Rows(right[kept]), left[:, kept] * roots[kept]
     wide = unit.double()
     values, vectors = torch.linalg.eigh(wide.T @ wide if many else wide @ wide.T)
-    kept = (values > least**2 * values[-1]) & (values > 0)
+    kept = values > least**2
     if many:
         basis = vectors[:, kept].T.to(unit.dtype)
         return Rows(basis), unit @ basis.T
     roots = values[kept].sqrt()
-    basis = (vectors[:, kept] / roots).T.to(unit.dtype) @ unit
-    return Rows(basis), (vectors[:, kept] * roots).to(unit.dtype)
+    basis = (vectors[:, kept] / roots).T @ wide
+    return Rows(basis.to(unit.dtype)), (vectors[:, kept] * roots).to(unit.dtype)

@@ -24,7 +24,7 @@ from initium.spec import (
     Uniform,
 )
 
-__all__ = ["INDEPENDENT", "Matrix", "matrix_of"]
+__all__ = ["INDEPENDENT", "Matrix", "in_backward", "matrix_of"]
 
 INDEPENDENT = (Constant, Normal, TruncatedNormal, Uniform, LogUniform)
 """Specs of independent elements that are all alike."""
@@ -97,7 +97,7 @@ class Matrix:
             y = self.law.product(before, side, keep=not done)
             if (scale := self.scales[1 - side]) is not None:
                 y *= scale
-            if stretch and (_backward() or not self.used[1 - side]):
+            if stretch and (in_backward() or not self.used[1 - side]):
                 power = self.law.variance * _power(self.scales[1 - side], y.shape[1])
                 share = 1.0 if bound is None else float(y.square().sum())
                 expected = 1.0 if bound is None else float(before.square().sum()) * power
@@ -140,7 +140,8 @@ class Matrix:
         return made
 
 
-def _backward() -> bool:
+def in_backward() -> bool:
+    """Whether autograd runs."""
     return torch._C._current_graph_task_id() >= 0
 
 
@@ -179,7 +180,7 @@ def matrix_of(
         layout: the axes that are columns, that are rows, and that number matrices.
         key: positions along the last of these.
         seed, dtype: of its random numbers.
-        even, free: as for :class:`Law`.
+        even, free: as for :class:`Gaussian`.
 
     Raises:
         PlanError: nothing is known of its elements.
@@ -194,7 +195,7 @@ def matrix_of(
         axis = spec.axis
         spec, shape, index[axis] = _inside(spec, shape, index[axis])
     if isinstance(spec, Orthogonal) and _fits(spec, layout):
-        haar = Haar(sizes[1], sizes[0], generator, dtype, even, free)
+        haar = Haar(sizes[1], sizes[0], generator, dtype)
         return Matrix(sizes, haar, (None, torch.tensor(spec.gain, dtype=dtype)))
     axis, stds, means = _by_axis(name, spec, shape)
     side = int(axis in rows)
