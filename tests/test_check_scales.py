@@ -188,6 +188,152 @@ def test_matrices_in_blocks_experts_and_groups() -> None:
     ]  # fmt: skip
 
 
+# ---------------------------------------------------------------- positive by design
+
+
+class Bare(nn.Module):
+    """A bare parameter, applied by ``use`` between two layers."""
+
+    def __init__(
+        self,
+        value: torch.Tensor,
+        use: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        second: bool = False,
+    ) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(16, 16), nn.Linear(16, 10)
+        if second:
+            self.mean = nn.Parameter(torch.randn(16, 16) / 4)
+        self.bare, self.use, self.second = nn.Parameter(value), use, second
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        if self.second:
+            x = F.linear(x, self.mean + self.use(self.bare, x))
+        else:
+            x = self.use(self.bare, x)
+        return self.head(x.relu())
+
+
+def _triangle(taps: int) -> torch.Tensor:
+    half = 1 - (torch.arange(taps) - (taps - 1) / 2).abs() / (taps / 2)
+    return torch.outer(half, half)
+
+
+def _upsampling(channels: int, taps: int) -> nn.Sequential:
+    stride, padding = taps // 2, taps // 4
+    up = nn.ConvTranspose2d(channels, channels, taps, stride, padding, groups=channels, bias=False)
+    with torch.no_grad():
+        up.weight.copy_(_triangle(taps))
+    down = nn.Conv2d(3, channels, 3, 2, 1)
+    last = [nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * channels, 10)]
+    return nn.Sequential(down, nn.BatchNorm2d(channels), nn.ReLU(), up, *last)
+
+
+def _positive_head() -> nn.Sequential:
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 1))
+    with torch.no_grad():
+        model[2].weight.abs_()
+    return model
+
+
+def _filters(inputs: int, outputs: int) -> torch.Tensor:
+    apart = torch.arange(float(inputs))[:, None] - torch.linspace(0, inputs - 1, outputs)
+    return (-(apart**2) / inputs).exp()
+
+
+LAGS = torch.arange(16.0)
+BY_DESIGN: dict[str, Callable[[], nn.Module]] = {
+    "bilinear upsampling": lambda: _upsampling(16, 4),
+    "bilinear upsampling for one class": lambda: _upsampling(1, 16),
+    "adjacency": lambda: Bare(torch.rand(16, 16) / 16, lambda a, x: x @ a),
+    "edge importance": lambda: Bare(torch.ones(16, 16), lambda e, x: x @ (0.1 * e * EDGES)),
+    "decay": lambda: Bare((0.9 ** (LAGS[:, None] - LAGS)).tril(), lambda m, x: x @ m / 16),
+    "factorisation": lambda: Bare(torch.rand(16, 16) / 10, lambda w, x: x @ w.clamp(0)),
+    "averages": lambda: Bare(torch.rand(16, 16).softmax(0), lambda w, x: x @ w),
+    "softplus": lambda: Bare(torch.empty(16, 16).uniform_(-5, -4), _scaled(F.softplus), True),
+    "sigmoid": lambda: Bare(torch.empty(16, 16).uniform_(1, 3), _scaled(torch.sigmoid), True),
+    "noise": lambda: Bare(torch.full((16, 16), 0.1), _scaled(torch.abs), True),
+    "Gaussian filters": lambda: Bare(_filters(16, 16), lambda w, x: x.square() @ w),
+    "positive head": _positive_head,
+}
+EDGES = (torch.rand(16, 16, generator=torch.Generator().manual_seed(4)) < 0.3).float()
+
+
+def _scaled(
+    function: Callable[[torch.Tensor], torch.Tensor],
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    return lambda bare, x: 0.1 * function(bare) * torch.randn_like(bare)
+
+
+@pytest.mark.parametrize("case", BY_DESIGN)
+def test_matrices_that_are_positive_by_design_raise_no_alarm(case: str) -> None:
+    model = BY_DESIGN[case]()
+    images = "upsampling" in case
+    targets = None if case == "positive head" else CLASSES
+    report = initium.check(model, IMAGES if images else ROWS, targets)
+    assert not {"IN205", "IN403"} & set(alarms(report)), str(report)
+
+
+def test_a_fault_beside_a_matrix_that_is_positive_by_design_is_named() -> None:
+    model = BY_DESIGN["factorisation"]()
+    with torch.no_grad():
+        model.head.weight.mul_(1000)
+    report = initium.check(model, ROWS, CLASSES)
+    assert report.findings[0].code == "IN501"
+    assert "head.weight" in report.findings[0].where
+    assert found(report, "IN205").severity == "info"
+
+
+def test_values_that_were_set_have_no_mean_by_chance() -> None:
+    model = nn.Linear(32, 12)
+    view = initium.inspect(model, torch.randn(4, 32))
+    drawn = torch.rand(12, 32)
+    for values, codes in [
+        (drawn, ["IN205"]),
+        (_filters(32, 12).T, []),
+        (drawn / drawn.sum(1, keepdim=True), []),
+        ((drawn > 0.4) * 0.5 + 0.1, []),
+    ]:
+        held = find_in_values({"weight": values.contiguous()}, view)
+        assert [finding.code for finding in held] == codes
+
+
+def test_a_frozen_bias_that_shuts_gates_is_meant() -> None:
+    model = Recurrent()
+    nn.init.constant_(model.rnn.bias_hh_l1, 100.0).requires_grad_(False)
+    view = initium.inspect(model, TOKENS)
+    codes = [f.code for f in find_in_values(dict(model.named_parameters()), view)]
+    assert "IN205" not in codes
+
+
+@pytest.mark.parametrize("value", [0.1, 0.3, 1 / 48, 1.0, 2 / 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_constant_has_no_scatter(value: float, dtype: torch.dtype) -> None:
+    model = nn.Linear(1200, 48).to(dtype)
+    nn.init.constant_(model.weight, value)
+    view = initium.inspect(model, torch.randn(4, 1200, dtype=dtype))
+    codes = [f.code for f in find_in_values({"weight": model.weight}, view)]
+    assert "IN205" not in codes
+
+
+def test_groups_of_a_transposed_convolution() -> None:
+    weight = torch.arange(4 * 3 * 2.0).reshape(4, 3, 2)
+    axes = Axes(outputs=(1,), inputs=(0,), batch=(), field=(2,))
+
+    def parts(groups: int) -> list[torch.Tensor]:
+        known = ParameterView(
+            name="w", shape=(4, 3, 2), dtype="float32", role="conv_transpose", axes=axes,
+            groups=groups,
+        )  # fmt: skip
+        return list(matrices_in(weight, known))
+
+    first, second = parts(2)
+    assert torch.equal(first, weight[:2].transpose(0, 1).flatten(1))
+    assert torch.equal(second, weight[2:].transpose(0, 1).flatten(1))
+    assert parts(4) == []
+
+
 # ---------------------------------------------------------------- scales
 
 
@@ -278,18 +424,68 @@ def test_a_factor_in_the_forward_pass_is_part_of_the_scale() -> None:
     assert "2.weight" in found(initium.check(model, x), "IN204").where
 
 
-def test_frequencies_of_sines_may_be_large() -> None:
-    class Waves(nn.Module):
+class Waves(nn.Module):
+    """Fourier features of what ``read`` makes of the input, added to the input's own."""
+
+    def __init__(self, read: Callable[[torch.Tensor], torch.Tensor], inputs: int) -> None:
+        super().__init__()
+        self.read, self.first = read, nn.Linear(2, 128)
+        self.waves, self.head = nn.Linear(inputs, 64, bias=False), nn.Linear(128, 10)
+        nn.init.normal_(self.waves.weight, std=30.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = self.waves(self.read(x))
+        return self.head(torch.cat([z.cos(), z.sin()], -1) + self.first(x))
+
+
+GRID = torch.linspace(-1, 1, 64)[:, None]
+
+
+@pytest.mark.parametrize(
+    ("read", "inputs"),
+    [
+        (lambda x: x, 2),
+        (lambda x: (x[:, :1] + 1e-3).log(), 1),
+        (lambda x: GRID, 1),
+        (lambda x: F.one_hot((9 * x[:, 0]).long(), 10).float(), 10),
+    ],
+    ids=["input", "log", "grid", "one-hot"],
+)
+def test_frequencies_of_sines_may_be_large(
+    read: Callable[[torch.Tensor], torch.Tensor], inputs: int
+) -> None:
+    assert alarms(initium.check(Waves(read, inputs), torch.rand(64, 2), CLASSES.repeat(4))) == []
+
+
+@pytest.mark.parametrize("waves", [(torch.sin, torch.cos), (torch.cos, torch.sin), (torch.sin,)])
+def test_phases_of_a_learned_input_may_be_large_where_waves_are_joined(
+    waves: tuple[Callable[[torch.Tensor], torch.Tensor], ...],
+) -> None:
+    class Phases(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.waves, self.head = nn.Linear(2, 64, bias=False), nn.Linear(128, 10)
-            nn.init.normal_(self.waves.weight, std=30.0)
+            self.first, self.phases = nn.Linear(2, 32), nn.Linear(32, 32)
+            self.head = nn.Linear(32 * len(waves), 10)
+            nn.init.normal_(self.phases.weight, std=20.0)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            z = self.waves(x)
-            return self.head(torch.cat([z.sin(), z.cos()], -1))
+            z = self.phases(self.first(x))
+            return self.head(torch.cat([wave(z) for wave in waves], -1) if waves[1:] else z.sin())
 
-    assert alarms(initium.check(Waves(), torch.rand(64, 2), CLASSES.repeat(4))) == []
+    report = initium.check(Phases(), torch.rand(64, 2), CLASSES.repeat(4))
+    assert ("IN204" in alarms(report)) == (len(waves) == 1)
+
+
+@pytest.mark.parametrize("dim", [None, 0, 1])
+def test_the_length_of_a_normed_weight_along_any_dimension(dim: int | None) -> None:
+    normed = weight_norm(nn.Linear(512, 512), dim=dim)
+    model = nn.Sequential(nn.Linear(32, 512), nn.ReLU(), normed, nn.ReLU(), nn.Linear(512, 10))
+    x, y = torch.randn(64, 32), CLASSES.repeat(4)
+    assert "IN204" not in alarms(initium.check(model, x, y))
+    with torch.no_grad():
+        normed.parametrizations.weight.original0.mul_(30)
+    names = found(initium.check(model, x, y), "IN204").where
+    assert "2.parametrizations.weight.original0" in names or names[0] == "2"
 
 
 # ---------------------------------------------------------------- gates

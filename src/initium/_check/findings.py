@@ -69,8 +69,6 @@ def _draw(facts: Facts, view: ModelView, plan: Plan | None) -> tuple[Finding, ..
     values = [finding for finding in values if finding.code != "IN403"]
     if any(finding.severity == "error" for finding in copies):
         return _sorted([*broken, *copies, *values, *unused, *planned])
-    tilted = [finding for finding in values if finding.code == "IN205"]
-    values = [finding for finding in values if finding.code != "IN205"]
     signal = find_signal(facts, view)
     if signal and signal[0].code == "IN203":
         silent = [*find_saturated(facts, view), *find_dead(facts, view)]
@@ -78,12 +76,14 @@ def _draw(facts: Facts, view: ModelView, plan: Plan | None) -> tuple[Finding, ..
         signal = [f for f in grave if _reached(f, facts) <= _reached(signal[0], facts)][
             :1
         ] or signal
+    roots = _roots(signal, facts, view)
+    shifted = {name for f in roots if f.code == "IN205" for name in f.where}
+    values = [f for f in values if f.code != "IN205" or not set(f.where) <= shifted]
     found = [*broken, *values, *unused, *planned, *copies, *_frozen(facts)]
     found += find_batch(facts, view)
     outside = find_out_of_range(facts, view)
     if any(finding.code == "IN104" for finding in zero):
         outside = [finding for finding in outside if finding.severity == "info"]
-    roots = _roots(signal, tilted, facts, view)
     if any(finding.severity != "info" for finding in roots):
         felt = (find_loss, find_peaked, find_saturated, find_dead)
         roots = _as_grave(roots, [*signal, *(f for find in felt for f in find(facts, view))])
@@ -106,9 +106,7 @@ def _reached(finding: Finding, facts: Facts) -> int:
     return min(orders, default=0)
 
 
-def _roots(
-    signal: list[Finding], tilted: list[Finding], facts: Facts, view: ModelView
-) -> list[Finding]:
+def _roots(signal: list[Finding], facts: Facts, view: ModelView) -> list[Finding]:
     """Where a signal that vanishes or explodes comes from: the inputs, the scale of a norm, a norm
     without an input, one layer, the sums of a residual stream; otherwise the run of layers itself.
 
@@ -122,8 +120,6 @@ def _roots(
     explains = any(finding.severity != "info" for finding in starved)
     killed = any(finding.severity == "error" for finding in find_dead(facts, view))
     shifted = find_mean_shift(facts, view) if not (explains or killed) else []
-    named = {name for finding in shifted for name in finding.where}
-    shifted += [finding for finding in tilted if not set(finding.where) <= named]
     outliers = _outliers(facts, view) if not (explains or shifted) else []
     streams = find_stream_growth(facts, view) if not (starved or outliers) else []
     run = any("factor" in finding.numbers for finding in signal)

@@ -2,9 +2,12 @@
 
 Found from their size alone, so also where all of a kind are wrong alike, or where a norm hides it.
 Not judged: heads (the first loss judges them), adapters, weights that are standardised, that a
-runtime factor scales (the measured gain shows it), or that read the raw input without a norm behind
-them (frequencies of sines are drawn large); what is too small where no norm follows, since
-branches, gates and last layers often start small.
+runtime factor scales (the measured gain shows it), or that have no norm behind them and read what
+depends on no parameter, or become phases of sines and cosines that are joined (frequencies are
+drawn large); what is too small where no norm follows, since branches, gates and last layers often
+start small.
+
+Sizes are root mean squares about zero, which for what is drawn with mean zero are stds.
 """
 
 from __future__ import annotations
@@ -23,14 +26,18 @@ __all__ = ["find_scales", "schemes_range"]
 FIXED = 0.02
 """The std of schemes that read no fans: GPT-2, BERT and most after them."""
 RECTIFIED = 2.0
-"""The largest of the common variance gains, that of ReLU (He et al. 2015, arXiv:1502.01852)."""
+"""The variance gain of ReLU (He et al. 2015, arXiv:1502.01852), granted to every matrix. Those of
+tanh, SiLU and GELU are larger (torch has (5/3)^2 = 2.8 for tanh), and count where one is seen."""
+WAVES = frozenset({"sin", "cos"})
+"""Functions of Fourier features. A sine alone may also be the activation of a deep network, whose
+scale matters; features join sines and cosines."""
 TORCH = 1 / 3
 """The smallest: torch's default for Linear and Conv, uniform within 1/sqrt(fan_in)."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """A parameter, the matrix whose scale it sets, its std and how far out that is."""
+    """A parameter, the matrix whose scale it sets, its size and how far out that is."""
 
     name: str
     matrix: ParameterView
@@ -100,15 +107,28 @@ def _scale(known: ParameterView, facts: Facts, view: ModelView) -> _Scale | None
         return None
     if matrix.role == "head" or matrix.role.startswith("lora"):
         return None
-    # The rows of a normed weight have the length g, whatever the direction.
-    square = held.second_moment / (matrix.fan_in if known.magnitude_of else 1)
+    # All slices of a normed weight have the length g, whatever the direction.
+    square = held.second_moment * math.prod(known.shape) / math.prod(matrix.shape)
     if not (known.magnitude_of or _is_used_as_it_is(matrix, square, facts)):
         return None
     low, high = schemes_range(matrix)
     std = math.sqrt(square)
-    above = std > SCHEME_ABOVE * high and (matrix.source != "input" or matrix.norm_after)
+    above = std > SCHEME_ABOVE * high and (
+        matrix.norm_after or not _is_frequency(matrix, facts, view)
+    )
     below = std < low / SCHEME_BELOW and matrix.norm_after
     return _Scale(known.name, matrix, std, low, high) if above or below else None
+
+
+def _is_frequency(matrix: ParameterView, facts: Facts, view: ModelView) -> bool:
+    """Whether it multiplies coordinates, times or codes, or makes the phases of joined waves."""
+    readers = (other for other in view.owners if matrix.name in other.reads)
+    waves = matrix.activation in WAVES and any(other.source == "mixed" for other in readers)
+    if matrix.source == "input" or waves:
+        return True
+    record = facts.layers.get(matrix.module)
+    shown = facts.differentiated and record is not None and record.weight == matrix.name
+    return shown and not matrix.reads and facts.of(matrix.module).input_units == 0
 
 
 def _is_used_as_it_is(matrix: ParameterView, square: float, facts: Facts) -> bool:
@@ -137,8 +157,8 @@ def _finding(found: list[_Scale], hidden: bool) -> Finding:
         severity="warning",
         title="a norm hides the scale of the weights" if hidden else "a scale of no scheme",
         where=names,
-        message=f"{worst.name} gives its matrix std {worst.std:.3g}, {ratio:.3g} times {word} that "
-        f"a scheme has for its role ({worst.matrix.role}) and fans "
+        message=f"{worst.name} gives its matrix root mean square {worst.std:.3g}, {ratio:.3g} "
+        f"times {word} that a scheme has for its role ({worst.matrix.role}) and fans "
         f"{(worst.matrix.fan_in, worst.matrix.fan_out)}, {end:.3g}{told}{also(names, 'matrix')}",
         fix=f'model.get_parameter("{worst.name}").data.mul_({end / worst.std:.3g}), or initialise '
         'it anew: initium.initialize(model, "auto")',

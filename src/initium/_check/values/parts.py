@@ -9,7 +9,16 @@ import torch
 
 from initium._types import Block, ParameterView
 
-__all__ = ["fused_blocks", "matrices_in"]
+__all__ = ["fused_blocks", "is_layer", "matrices_in"]
+
+
+def is_layer(known: ParameterView) -> bool:
+    """Whether a matrix is known to be the weights of a layer: by torch's class, or by its role.
+
+    A bare parameter that is multiplied with a signal may also be an adjacency, a filter bank or a
+    mask.
+    """
+    return bool(known.torch_type) or known.role not in ("linear", "head")
 
 
 def fused_blocks(value: torch.Tensor, known: ParameterView) -> list[torch.Tensor]:
@@ -35,10 +44,18 @@ def matrices_in(value: torch.Tensor, known: ParameterView) -> Iterator[torch.Ten
         placed = part.permute(order)
         rows = math.prod(part.shape[axis] for axis in axes.outputs)
         stack = placed.reshape(math.prod(part.shape[axis] for axis in axes.batch), rows, -1)
-        groups = known.groups if axes.outputs == (0,) and rows % known.groups == 0 else 1
-        if 1 < groups == rows:
-            return
-        yield from stack.reshape(len(stack) * groups, rows // groups, -1).unbind()
+        groups = known.groups if rows % known.groups == 0 else 1
+        if axes.outputs == (0,):
+            if 1 < groups == rows:
+                return
+            yield from stack.reshape(len(stack) * groups, rows // groups, -1).unbind()
+        elif known.role == "conv_transpose" and known.groups > 1:
+            if known.groups == part.shape[axes.inputs[0]]:
+                return
+            for matrix in stack.unbind():  # the groups lie along the inputs
+                yield from matrix.chunk(known.groups, 1)
+        else:
+            yield from stack.unbind()
 
 
 def _runs(value: torch.Tensor, blocks: tuple[Block, ...]) -> Iterator[torch.Tensor]:

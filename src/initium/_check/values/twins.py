@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from initium._check.thresholds import ROWS_ALIKE, UNITS_FEWEST
-from initium._check.values.parts import matrices_in
+from initium._check.values.parts import is_layer, matrices_in
 from initium._check.words import also, listed
 from initium._report.records import Finding
 from initium._report.words import count
@@ -149,12 +149,15 @@ def find_equal_rows(values: Mapping[str, torch.Tensor], view: ModelView) -> Iter
         elif known.is_matrix and known.trainable:
             alike = [len(part) for part in matrices_in(value, known) if _alike(part)]
             matrices += [(name, max(alike), known.fan_in or 1)] if alike else []
-    if matrices:
-        name, rows, fan_in = matrices[0]
-        names = tuple(one for one, *_ in matrices)
+    for layers in (True, False):
+        some = [one for one in matrices if is_layer(view.parameters[one[0]]) == layers]
+        if not some:
+            continue
+        name, rows, fan_in = some[0]
+        names = tuple(one for one, *_ in some)
         yield Finding(
             code="IN403",
-            severity="warning",
+            severity="warning" if layers else "info",
             title="symmetric units",
             where=names,
             message=f"{rows:,} units of {name} have the same weights: they compute one and the "
