@@ -600,13 +600,30 @@ def test_what_does_not_fit_is_one_clear_line(case: str) -> None:
     assert "Fix:" in str(caught.value) or caught.value.value is not None
 
 
+def test_what_fails_while_measuring_is_not_the_models_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*given: object, **named: object) -> Moments:
+        raise RuntimeError("no moments")
+
+    monkeypatch.setattr(Moments, "of", broken)
+    with pytest.raises(RuntimeError, match="no moments") as caught:
+        run(MLP(2, 8), *digits())
+    assert not isinstance(caught.value, InputError)
+    assert caught.value.__notes__ == [
+        "this was raised while measuring: it is no fault of the model"
+    ]
+
+
 # ---------------------------------------------------------------- measurements against torch
 
 
 def test_moments_against_closed_forms() -> None:
     x = torch.randn(6, 70, 301, dtype=torch.float64) * 3 + 1
     x[0, :5] = 0
+    turned = torch.randn(301, 6, dtype=torch.float64).T
     cases = [(x, True), (x.transpose(1, 2), True), (x.float(), True), (x.float(), False)]
+    cases += [(turned, True), (turned.float(), True), (turned.float(), False)]
     for tensor, exact in cases:
         moments = Moments.of(tensor, samples=6, exact=exact)
         wide = tensor.double()

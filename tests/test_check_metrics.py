@@ -522,6 +522,67 @@ def test_gates_follow_the_module(first: bool) -> None:
         assert torch.allclose(h, out[step], atol=1e-5)
 
 
+class Listed(nn.Module):
+    """An LSTM that is given its state, as a tuple or as a list."""
+
+    def __init__(self, kind: type) -> None:
+        super().__init__()
+        self.kind, self.rnn, self.head = kind, nn.LSTM(16, 24, batch_first=True), nn.Linear(24, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        state = self.kind(torch.ones(2, 1, len(x), 24))
+        return self.head(self.rnn(x, state)[0][:, -1])
+
+
+def test_the_state_of_an_lstm_may_be_a_list() -> None:
+    x, model = torch.randn(8, 6, 16), Listed(tuple)
+    wanted = checked(model, x).layers["rnn"].saturated
+    model.kind = list
+    assert wanted is not None
+    assert checked(model, x).layers["rnn"].saturated == wanted
+
+
+def test_gates_that_cannot_be_computed_again_are_not_known() -> None:
+    x = torch.randn(8, 6, 16, dtype=torch.bfloat16)
+    assert saturated_gates(nn.LSTM(16, 24, batch_first=True), (x,)) is None
+
+
+class Columns(nn.Module):
+    """The product of a matrix and columns, turned back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(24, 16) / 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.weight @ x.T).T
+
+
+class Narrow(nn.Module):
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.rnn = kind(16, 1, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.rnn(x[:, None].expand(-1, 6, -1))[0]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Columns, lambda: Narrow(nn.LSTM), lambda: Narrow(nn.GRU)],
+    ids=["columns", "LSTM", "GRU"],
+)
+def test_outputs_that_lie_across_the_memory(make: Callable[[], nn.Module]) -> None:
+    model, x = make(), torch.randn(8, 16)
+    output = model(x).detach()
+    assert not output.is_contiguous()
+    record = checked(nn.Sequential(model, nn.Flatten(), nn.Linear(output[0].numel(), 5)), x).layers[
+        "0"
+    ]
+    assert record.second_moment == pytest.approx(output.square().mean().item(), rel=1e-5)
+    assert record.signal == pytest.approx(output.var(0).mean().item(), rel=1e-5)
+
+
 # ---------------------------------------------------------------- depth and single layers
 
 

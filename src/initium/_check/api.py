@@ -17,12 +17,12 @@ from initium._check.deep.passes import Subject
 from initium._check.deep.steps import MakeOptimizer
 from initium._check.distributed import find_between_ranks
 from initium._check.drive import Pass, bare, run
-from initium._check.facts import BufferFacts, Facts
+from initium._check.facts import BufferFacts, Facts, Opening
 from initium._check.findings import draw
 from initium._check.gradient import unexplained
 from initium._check.loss import LossFunction
 from initium._check.measure import sample_count
-from initium._check.opening import opened
+from initium._check.opening import all_shut, opened
 from initium._check.parameters import named_parameters, parameter_records
 from initium._check.planned import planned_facts
 from initium._check.ranges import range_records
@@ -64,8 +64,9 @@ def check(
     """Whether a model is fit to train from the weights it has.
 
     One forward and one backward pass in the model's own mode, but without dropout, whose noise
-    would pass for signal; everything is put back afterwards. Where gradients are zero for no reason
-    that is seen, up to four more passes tell zeros that open from zeros that stay.
+    would pass for signal; everything is put back afterwards. Where gradients are exactly zero, up
+    to three more passes tell zeros that open from zeros that stay: a branch behind a zero scale
+    takes one, behind a zero scale and a zero head two. Each costs a forward and a backward pass.
 
     Args:
         model: with real weights; wrapped or compiled models are checked without their wrapper.
@@ -112,10 +113,14 @@ def check(
             started = time.perf_counter()
             done = run(inner, map_tensors(inputs, _copied), targets, loss_fn, view)
             passed = time.perf_counter() - started
-            facts = _facts(inner, done, view, plan, inputs, targets, inferred, buffers, ranks)
+            slopes: dict[str, torch.Tensor] = {}
+            facts = _facts(
+                inner, done, view, plan, inputs, targets, inferred, buffers, ranks, slopes
+            )
         subject = Subject(inner, inputs, targets, loss_fn, view, facts.samples)
         if silent := unexplained(facts, view):
-            facts = replace(facts, opened=opened(subject, silent, written))
+            facts = replace(facts, opening=_opening(subject, silent, slopes, written))
+        slopes.clear()
         findings = draw(facts, view, plan, prediction)
         more: Deep | None = None
         if deep:
@@ -152,16 +157,21 @@ def _facts(
     inferred: bool,
     buffers: dict[str, BufferFacts],
     ranks: Ranks | None,
+    slopes: dict[str, torch.Tensor],
 ) -> Facts:
+    """Everything measured; gradients of parameters that are zero throughout go into ``slopes``."""
     measure, weights = done.measure, Ranges()
 
     def gradient(name: str) -> torch.Tensor | None:
         found = done.take(name)
         if found is not None and not found.is_sparse:
             measure.gradients.see(name, found)
+        if found is not None and name in zeros:
+            slopes[name] = found
         return found
 
     held = named_parameters(model)
+    zeros = all_shut(held, view)
     for name, parameter in held.items():
         weights.see(name, parameter)
     parameters = parameter_records(held, gradient, view, plan)
@@ -185,6 +195,22 @@ def _facts(
         buffers=buffers,
         planned=planned_facts(held, plan),
     )
+
+
+def _opening(
+    subject: Subject,
+    silent: frozenset[str],
+    slopes: dict[str, torch.Tensor],
+    written: list[str],
+) -> Opening:
+    """What further passes tell of ``silent``; the check itself does without them."""
+    try:
+        return opened(subject, silent, slopes, written)
+    except ModelError:
+        raise
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        return Opening(untested=silent, problem=f"{type(error).__name__}: {first}")
 
 
 def _must_have_weights(model: nn.Module) -> None:
@@ -257,6 +283,11 @@ def _notes(facts: Facts, view: ModelView, dropout: bool) -> tuple[str, ...]:
         notes.append("no parameter is trainable: no backward pass was made")
     if facts.fresh_norms:
         notes.append("batch norms are in eval mode with statistics that were never collected")
+    if facts.opening.problem is not None:
+        notes.append(
+            "whether zero gradients stay zero was not measured, because another pass failed: "
+            f"{facts.opening.problem}"
+        )
     if not view.traced and view.problem:
         notes.append(f"roles come without a trace: {view.problem}")
     return tuple(notes)
@@ -266,7 +297,9 @@ def _notes_on_ranks(model: nn.Module, ranks: Ranks | None, sharded: bool) -> tup
     notes = []
     if sharded:
         notes.append("the model is sharded: it was gathered, and measured whole on every process")
-    if isinstance(model, nn.parallel.DistributedDataParallel) and ranks is None:
+    if ranks is None and any(
+        type(m).__name__ == "DistributedDataParallel" for m in model.modules()
+    ):
         notes.append(
             "the replicas of other processes were not compared: call this on every process, with "
             "group=torch.distributed.group.WORLD"

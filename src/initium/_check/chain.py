@@ -15,6 +15,7 @@ __all__ = [
     "around",
     "chain",
     "closed",
+    "constant",
     "elements",
     "in_the_middle",
     "listed",
@@ -78,18 +79,38 @@ def closed(facts: Facts, view: ModelView) -> list[ParameterRecord]:
     ]
 
 
-def in_the_middle(facts: Facts, view: ModelView) -> list[str]:
-    """Closed factors with layers behind them that get nothing else: no start by design."""
+def constant(facts: Facts, view: ModelView) -> bool:
+    """Whether the last layer with a matrix that is not zero tells no samples apart."""
     layers = chain(facts, view, with_head=True)
-    if not layers or not lost(layers[-1], facts):
-        return []
-    last = max((view.parameters[layer.weight or ""].order or 0 for layer in layers), default=0)
-    gates = [view.parameters[record.name] for record in closed(facts, view)]
-    return [
-        known.name
-        for known in gates
-        if known.role != "head" and known.order is not None and known.order < last
-    ]
+    return bool(layers) and lost(layers[-1], facts)
+
+
+def in_the_middle(facts: Facts, view: ModelView) -> list[str]:
+    """Zero factors that open, with layers behind them that get nothing else: no start by design."""
+    found = [name for name in facts.opening.found if _alone(name, facts, view)]
+    if constant(facts, view):
+        layers = chain(facts, view, with_head=True)
+        last = max(view.parameters[layer.weight or ""].order or 0 for layer in layers)
+        gates = [view.parameters[record.name] for record in closed(facts, view)]
+        found += [
+            known.name
+            for known in gates
+            if known.role != "head" and known.order is not None and known.order < last
+        ]
+    return sorted(found, key=lambda name: view.parameters[name].order or 0)
+
+
+def _alone(name: str, facts: Facts, view: ModelView) -> bool:
+    """Whether it is a zero matrix that waited for another one behind it, with nothing but constants
+    after it, and no sum around it."""
+    known = view.parameters.get(name)
+    layer = next((one for one in facts.layers.values() if one.weight == name), None)
+    if known is None or layer is None or not shuts(facts.parameters[name], view):
+        return False
+    if known.role in SIDE_ROLES or known.writes_residual or facts.of(layer.name).branch:
+        return False
+    behind = [one for one in facts.layers.values() if one.order > layer.order]
+    return any(one.weight for one in behind) and all(lost(one, facts) for one in behind)
 
 
 def around(middle: list[str], view: ModelView) -> str:

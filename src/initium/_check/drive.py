@@ -8,6 +8,7 @@ Gradients are taken with ``torch.autograd.grad``, so that ``.grad`` and hooks on
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from initium._check.between import Between
 from initium._check.loss import LossFunction, Start, first_loss
 from initium._check.measure import Measure, sample_count
 from initium._check.parameters import named_parameters
@@ -119,6 +121,9 @@ def _forward(model: nn.Module, inputs: object) -> Any:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
+        if _measuring(error):
+            error.add_note("this was raised while measuring: it is no fault of the model")
+            raise
         lines = str(error).strip().splitlines() or [""]
         raise InputError(
             f"the model does not run on this batch: {type(error).__name__}: {lines[0]}",
@@ -127,6 +132,17 @@ def _forward(model: nn.Module, inputs: object) -> Any:
             fix="pass a mapping for keyword arguments, a tuple for positional ones, or one tensor, "
             "on the model's device",
         ) from error
+
+
+def _measuring(error: Exception) -> bool:
+    """Whether it was raised by what looks at the pass, and not by the model."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        module, function = frame.f_globals.get("__name__"), frame.f_code.co_name
+        if module == Measure.__module__:
+            return True
+        if module == Between.__module__ and function != "__torch_dispatch__":
+            return True
+    return False
 
 
 def _by_grad(start: Start, trained: dict[str, nn.Parameter]) -> dict[str, torch.Tensor | None]:

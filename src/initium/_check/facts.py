@@ -15,7 +15,7 @@ from initium._report.records import (
     RangeRecord,
 )
 
-__all__ = ["BatchFacts", "BufferFacts", "Facts", "LayerFacts", "PlannedFacts"]
+__all__ = ["BatchFacts", "BufferFacts", "Facts", "LayerFacts", "Opening", "PlannedFacts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,23 @@ class PlannedFacts:
     rounded: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Of parameters whose gradient is exactly zero in the first pass.
+
+    Attributes:
+        found: those that get one once the zeros before them have moved.
+        movers: the zeros whose moves came before that.
+        untested: those of which no pass has told.
+        problem: why a pass failed, in words.
+    """
+
+    found: frozenset[str] = frozenset()
+    movers: frozenset[str] = frozenset()
+    untested: frozenset[str] = frozenset()
+    problem: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """Everything measured.
@@ -106,7 +123,7 @@ class Facts:
         values: findings on what the parameters hold, by :func:`find_in_values`.
         buffers: those that hold what is not finite, or nothing but zeros.
         planned: facts of parameters besides their records, where there is a plan.
-        opened: parameters without a gradient that get one once the zeros before them have moved.
+        opening: which parameters without a gradient get one later.
     """
 
     layers: Mapping[str, LayerRecord]
@@ -125,7 +142,7 @@ class Facts:
     values: tuple[Finding, ...] = ()
     buffers: Mapping[str, BufferFacts] = field(default_factory=dict)
     planned: Mapping[str, PlannedFacts] = field(default_factory=dict)
-    opened: frozenset[str] = frozenset()
+    opening: Opening = Opening()
 
     def of(self, layer: str) -> LayerFacts:
         """Facts of one module; the defaults where nothing is known."""

@@ -23,8 +23,11 @@ Gates = tuple[torch.Tensor, torch.Tensor]
 
 def saturated_gates(module: nn.RNNBase, args: tuple[Any, ...]) -> float | None:
     """The part of gates and candidates in their flat ends, in the layer and direction in which it
-    is largest; ``None`` where it is not known."""
-    found = gate_values(module, args)
+    is largest; ``None`` where it is not known, or where the module cannot be computed again."""
+    try:
+        found = gate_values(module, args)
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
+        return None
     return None if found is None else max(_flat(*values) for values in found)
 
 
@@ -71,7 +74,7 @@ def _states(
     """Pairs (h, c) before the first step, by layer and direction; zeros where none are given."""
     count = module.num_layers * (2 if module.bidirectional else 1)
     zero = x.new_zeros(x.shape[1], module.hidden_size)
-    parts = () if given is None else given if isinstance(given, tuple) else (given,)
+    parts = () if given is None else given if isinstance(given, (tuple, list)) else (given,)
     held = [part.reshape(-1, *part.shape[-2:])[:, :SAMPLES] for part in parts]
     if not held or any(part.shape != (count, *zero.shape) for part in held):
         return iter([(zero, zero)] * count)

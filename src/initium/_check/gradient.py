@@ -12,6 +12,7 @@ from initium._check.chain import (
     around,
     chain,
     closed,
+    constant,
     elements,
     in_the_middle,
     listed,
@@ -136,20 +137,14 @@ def _energy(record: LayerRecord) -> float:
 def find_zero_gradient(facts: Facts, view: ModelView) -> list[Finding]:
     """Parameters whose gradient is exactly zero, by reason: deadlock, by design, or unexplained."""
     trained = [record for record in facts.parameters.values() if record.trainable]
-    silent = [record for record in trained if record.grad_second_moment == 0.0]
-    if not silent:
-        return []
+    silent = _silent(facts)
     gates = closed(facts, view)
-    waiting = [
-        record
-        for record in silent
-        if record.name in facts.opened or (not shuts(record, view) and _opens(record, gates, view))
-    ]
+    waiting = [record for record in silent if _waits(record, gates, facts, view)]
     designed = [record for record in silent if record not in waiting and _idle(record, view)]
     rest = [record for record in silent if record not in waiting and record not in designed]
     found = []
     if waiting:
-        found.append(_waiting(waiting, gates or _moving(facts), in_the_middle(facts, view), view))
+        found.append(_waiting(waiting, facts, view))
     if designed:
         found.append(_shift_invariant(designed))
     if rest:
@@ -158,19 +153,23 @@ def find_zero_gradient(facts: Facts, view: ModelView) -> list[Finding]:
 
 
 def unexplained(facts: Facts, view: ModelView) -> frozenset[str]:
-    """Parameters with a gradient of exactly zero, where it takes another pass to say why.
+    """Parameters with a gradient of exactly zero, of which it takes another pass to say why."""
+    return frozenset(record.name for record in _silent(facts) if not _idle(record, view))
 
-    Those are all of them if one has no reason to be seen, or is a zero factor itself: it may wait
-    for another one that waits for it.
-    """
-    trained = [record for record in facts.parameters.values() if record.trainable]
-    silent = [record for record in trained if record.grad_second_moment == 0.0]
-    gates = closed(facts, view)
-    clear = all(
-        not shuts(record, view) and (_opens(record, gates, view) or _idle(record, view))
-        for record in silent
-    )
-    return frozenset() if clear else frozenset(record.name for record in silent)
+
+def _silent(facts: Facts) -> list[ParameterRecord]:
+    records = facts.parameters.values()
+    return [record for record in records if record.trainable and record.grad_second_moment == 0.0]
+
+
+def _waits(
+    record: ParameterRecord, gates: list[ParameterRecord], facts: Facts, view: ModelView
+) -> bool:
+    """Whether it was seen to get a gradient; from the structure, where that was not looked at."""
+    if record.name in facts.opening.found:
+        return True
+    unseen = record.name in facts.opening.untested or _idle(record, view)
+    return unseen and not shuts(record, view) and _opens(record, gates, view)
 
 
 def _opens(record: ParameterRecord, gates: list[ParameterRecord], view: ModelView) -> bool:
@@ -202,27 +201,34 @@ def _idle(record: ParameterRecord, view: ModelView) -> bool:
     )
 
 
-def _moving(facts: Facts) -> list[ParameterRecord]:
-    """All-zero parameters of any kind that have a gradient."""
-    records = facts.parameters.values()
-    return [r for r in records if r.second_moment == 0.0 and (r.grad_second_moment or 0.0) > 0.0]
+def _movers(waiting: list[ParameterRecord], facts: Facts, view: ModelView) -> list[ParameterRecord]:
+    """The zeros that open the path: factors that stand behind it, else all that have moved."""
+    moved = facts.opening.movers
+    gates = [g for g in closed(facts, view) if g.name in moved or not moved]
+    behind = [g for g in gates if any(_opens(record, [g], view) for record in waiting)]
+    return behind or gates or [facts.parameters[name] for name in sorted(moved)]
 
 
-def _waiting(
-    waiting: list[ParameterRecord],
-    gates: list[ParameterRecord],
-    middle: list[str],
-    view: ModelView,
-) -> Finding:
-    names = [*middle, *(gate.name for gate in gates if gate.name not in middle)]
+def _waiting(waiting: list[ParameterRecord], facts: Facts, view: ModelView) -> Finding:
+    gates, middle = _movers(waiting, facts, view), in_the_middle(facts, view)
+    names = [gate.name for gate in gates]
+    tried = not any(record.name in facts.opening.untested for record in waiting)
+    opens = "opens at step 2" if tried else "may open at step 2, which no pass has tried"
+    grave = bool(middle) and not constant(facts, view)
+    message = (
+        f"{len(waiting)} parameters have a gradient of exactly zero, because {listed(names)} start "
+        f"at zero; these get a gradient, so the path {opens}"
+    )
+    if grave:
+        message += f". {listed(middle)} start at zero as well, so that one layer after the other "
+        message += "waits for the next"
     return Finding(
         code="IN303",
-        severity="warning" if middle else "info",
+        severity="warning" if grave else "info",
         title="zero gradient at the first step",
-        where=(*names, *(record.name for record in waiting)),
-        message=f"{len(waiting)} parameters have a gradient of exactly zero, because "
-        f"{listed(names)} start at zero; these get a gradient, so the path opens at step 2",
-        fix=around(middle, view) if middle else "",
+        where=tuple(dict.fromkeys([*middle, *names, *(record.name for record in waiting)])),
+        message=message,
+        fix=around(middle, view) if grave else "",
         numbers={"parameters": len(waiting), "gates": len(gates)},
     )
 
@@ -271,13 +277,18 @@ def _stuck(
     share = elements(rest) / max(1, elements(trained))
     zeros = [record for record in rest if record.second_moment == 0.0 and multiplies(record, view)]
     weights = [record.name for record in zeros or rest if multiplies(record, view)]
-    severity: Severity = "error" if share >= ZERO_GRADIENT_ERROR or zeros else "warning"
+    untested = {record.name for record in zeros} <= facts.opening.untested
+    grave = share >= ZERO_GRADIENT_ERROR or (zeros and not untested)
+    severity: Severity = "error" if grave else "warning"
     if facts.inferred and not zeros and severity == "warning":
         severity = "info"
     names = dict.fromkeys([*(r.name for r in zeros), *(r.name for r in rest)])
     message = f"{len(rest)} parameters ({share:.0%} of the trainable elements) have a gradient of "
     message += f"exactly zero, among them {listed(names)}"
-    if zeros:
+    if zeros and untested:
+        message += f"; {len(zeros)} of them are all zero themselves, and no pass has tried to move "
+        message += "the zeros before them"
+    elif zeros:
         message += (
             f"; {len(zeros)} of them are all zero themselves: zero weights pass on neither signal "
             "nor gradient, so they stay zero and all their units stay the same"
@@ -285,7 +296,7 @@ def _stuck(
     return Finding(
         code="IN303",
         severity=severity,
-        title="zero weights never move" if zeros else "zero gradient",
+        title="zero weights never move" if zeros and not untested else "zero gradient",
         where=tuple(names),
         message=message,
         fix=advice(view, weights)

@@ -88,6 +88,7 @@ class Ranges:
     def see(self, name: str, tensor: torch.Tensor) -> None:
         """Add the magnitudes of a sample of the finite elements."""
         part = sampled(tensor, RANGE)
+        part = part.abs() if part.is_complex() else part
         if part.numel():
             part = part.to("cpu", torch.float32, copy=True)
             self.counts.setdefault(name, [0.0] * len(self.edges))

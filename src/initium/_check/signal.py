@@ -103,17 +103,23 @@ def _lost(layers: list[LayerRecord], facts: Facts, view: ModelView) -> Finding |
         f"(variance between samples {root.signal:.2g}, second moment {root.second_moment:.2g}), "
         "and so is all that follows"
     )
-    if gates:
-        message += f"; {listed(gates)} start at zero and receive a gradient: open from step 2"
     middle = in_the_middle(facts, view)
+    if middle:
+        message += f"; {listed(middle)} start at zero, and nothing goes around them"
+    elif gates:
+        message += f"; {listed(gates)} start at zero and receive a gradient: open from step 2"
     return Finding(
         code="IN203",
         severity="warning" if middle else "info" if gates else _softened("error", facts),
         title="the output does not depend on the input",
-        where=(*gates, *names) if gates else names,
+        where=tuple(dict.fromkeys([*middle, *gates, *names])),
         message=message + ("" if gates else _softening(facts)),
         fix=_mended(source, gates, middle, layers, view),
-        numbers={"signal": root.signal or 0.0, "second_moment": root.second_moment},
+        numbers={
+            "signal": root.signal or 0.0,
+            "second_moment": root.second_moment,
+            "gates": len(middle),
+        },
     )
 
 

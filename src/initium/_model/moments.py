@@ -61,12 +61,11 @@ class Moments:
         nonzero, total, squares, centred = 0.0, 0.0, 0.0, 0.0
         for part in _blocks(rows):
             block = part.to(wide, copy=True)
-            flat = block.view(-1)
-            column = block.sum(0) if samples > 1 else flat
-            sums = [column.sum(), torch.linalg.vector_norm(flat)]
+            column = block.sum(0) if samples > 1 else block
+            sums = [column.sum(), torch.linalg.vector_norm(block)]
             if samples > 1:
                 block.sub_(column / samples)
-                sums.append(torch.linalg.vector_norm(flat))
+                sums.append(torch.linalg.vector_norm(block))
             if zeros:
                 sums.insert(0, part.count_nonzero())
             found = _numbers(sums)
@@ -110,7 +109,7 @@ def _single(rows: torch.Tensor) -> tuple[float, float, float] | None:
     samples, size = rows.shape
     total, squares, centred = 0.0, 0.0, 0.0
     if samples == 1:
-        for part in rows.view(-1).split(BLOCK):
+        for part in rows.reshape(-1).split(BLOCK):
             total += part.sum().item()
             squares += part.dot(part).item()
     else:
@@ -118,7 +117,7 @@ def _single(rows: torch.Tensor) -> tuple[float, float, float] | None:
             mean = part.sum(0).div_(samples)
             away = part - mean
             rest = away.sum(0).double().div_(samples)
-            flat = away.view(-1)
+            flat = away.reshape(-1)
             about = flat.dot(flat).item() - samples * rest.dot(rest).item()
             exact = mean.double().add_(rest)
             total += samples * exact.sum().item()

@@ -5,7 +5,7 @@ To be called under ``preserved``. Dropout is off, as in the check itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -53,9 +53,14 @@ class Subject:
         """Trainable parameters by canonical name."""
         return {name: p for name, p in named_parameters(self.model).items() if p.requires_grad}
 
-    def gradients(self) -> tuple[dict[str, torch.Tensor | None], float | None, str]:
-        """Every trainable parameter's gradient, the loss where there is one, and which it is."""
+    def gradients(
+        self, names: Set[str] | None = None
+    ) -> tuple[dict[str, torch.Tensor | None], float | None, str]:
+        """The gradients of trainable parameters, all or those of ``names``, the loss where there
+        is one, and which it is."""
         trained = self.trained()
+        if names is not None:
+            trained = {name: value for name, value in trained.items() if name in names}
         try:
             with measuring(self.model):
                 start = self.start()
