@@ -25,11 +25,12 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FullyShardedDataParallel, fully_shard
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor, Partial, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
 import initium
+from initium._check import ranks
 from initium._model.sharding import gathered, local
 from initium._report.records import Report
 from initium.errors import InitiumError
@@ -227,6 +228,78 @@ def healthy_data_parallel(world: World) -> object:
     return told(check(model, group=dist.group.WORLD))
 
 
+class Upwards(nn.Module):
+    """A transposed convolution as torch starts it, and a pixel shuffle whose kernels repeat."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 64, 3, padding=1)
+        self.up = nn.ConvTranspose2d(64, 16, 4, stride=2, padding=1)
+        self.shuffled = nn.Conv2d(16, 16, 3, padding=1)
+        kernels = nn.init.kaiming_normal_(torch.empty(4, 16, 3, 3))
+        self.shuffled.weight.data.copy_(kernels.repeat_interleave(4, 0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.up(torch.relu(self.first(x))))
+        return torch.pixel_shuffle(self.shuffled(x), 2)
+
+
+@case
+def healthy_upwards(world: World) -> object:
+    images = torch.randn(4, 3, 8, 8), torch.randn(4, 4, 32, 32)
+    found = initium.check(fully_shard(Upwards(), mesh=world.line), *images, nn.functional.mse_loss)
+    return [one for one in told(found) if one["code"][:3] in ("IN9", "IN1")]
+
+
+@case
+def healthy_rows_that_repeat(world: World) -> object:
+    """Rows that were added to a vocabulary and have the mean of all; padded rows that are zero."""
+    model = net()
+    plan().apply(model)
+    with torch.no_grad():
+        model.embed.weight[20:] = model.embed.weight[:20].mean(0)
+        model.head.weight[20:] = 0.0
+    return [one for one in told(check(fsdp(model, world.line))) if one["code"] == "IN902"]
+
+
+@case
+def healthy_padded(world: World) -> object:
+    model = net()
+    plan().apply(model)
+    with torch.no_grad():
+        model.embed.weight[20:] = 0.0
+    return [one for one in told(check(fsdp(model, world.line))) if one["code"] == "IN904"]
+
+
+@case
+def healthy_statistics(world: World) -> object:
+    """Statistics of batches and buffers that are not saved are each process's own."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4))
+    model.register_buffer("cache", torch.rand(4) * world.rank, persistent=False)
+    torch.manual_seed(world.rank)
+    model(torch.randn(16, 16))
+    found = initium.check(model, torch.randn(16, 16), torch.arange(16) % 4, group=dist.group.WORLD)
+    return told(found)
+
+
+@case
+def hooks_of_others(world: World) -> object:
+    """A user's hook is part of the model, whatever its module is called."""
+    model = net()
+    plan().apply(model)
+
+    def louder(module: nn.Module, args: object, out: torch.Tensor) -> torch.Tensor:
+        return out * 1000.0
+
+    louder.__module__ = "train_fsdp"
+    model.norm.register_forward_hook(louder)
+    expected = check(model).loss
+    found = check(fsdp(model, world.line)).loss
+    assert found == expected
+    return str(found)
+
+
 @case
 def one_process_alone(world: World) -> object:
     """Without group= nothing is sent, so that one process may ask."""
@@ -346,6 +419,69 @@ def elements_missing(world: World) -> object:
 @case
 def other_models(world: World) -> object:
     return refused(net(hidden=8 + world.rank), group=dist.group.WORLD)
+
+
+@case
+def partial_sums(world: World) -> object:
+    model = net()
+    held = DTensor.from_local(torch.ones(WIDTH), world.line, [Partial()], run_check=False)
+    model.norm.weight = nn.Parameter(held)
+    return refused(model)
+
+
+@case
+def overlapping_meshes(world: World) -> object:
+    """Process 1 belongs to both; the last one to none, and is not asked."""
+    model = net()
+    for name, members in (("head", [0, 1]), ("embed", [1, 2])):
+        mesh = DeviceMesh("cpu", members)
+        held = DTensor.from_local(
+            torch.randn(VOCABULARY // 2, WIDTH),
+            mesh,
+            [Shard(0)],
+            run_check=False,
+            shape=torch.Size((VOCABULARY, WIDTH)),
+            stride=(WIDTH, 1),
+        )
+        model.get_submodule(name).weight = nn.Parameter(held)
+    return refused(model)
+
+
+@case
+def on_meta_alone(world: World) -> object:
+    """A mesh of one process sends nothing."""
+    mesh = init_device_mesh("cpu", (world.size, 1), mesh_dim_names=("dp", "one"))["one"]
+    return refused(fsdp(net(device="meta"), mesh))
+
+
+@case
+def read_by_some_alone(world: World) -> object:
+    """What fails on one process is told to all."""
+    read = ranks._row
+
+    def failing(tensor: torch.Tensor) -> tuple[object, ...]:
+        raise RuntimeError("no memory")
+
+    ranks._row = failing if world.rank == 1 else read
+    try:
+        return refused(net(), group=dist.group.WORLD)[:60]
+    finally:
+        ranks._row = read
+
+
+@case
+def synchronised_norms(world: World) -> object:
+    return refused(nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(nn.BatchNorm1d(4))))
+
+
+@case
+def repaired(world: World) -> object:
+    """Batches may differ between processes, and so may trials."""
+    try:
+        initium.repair(fsdp(net(), world.line), batch())
+    except InitiumError as error:
+        return str(error)
+    return "nothing was refused"
 
 
 @case

@@ -158,7 +158,15 @@ REFUSED = {
     r"Fix: fill the model first, on every process",
     "elements_missing": r"^head\.weight: the processes hold 216 of its 900 elements together .*Fix:"
     r" make it with distribute_tensor",
-    "other_models": r"^ranks 1-3 and rank 0 hold models with other parameters, shapes or shards\.",
+    "other_models": r"^ranks 1-3 and rank 0 hold models with other parameters, shapes, dtypes or "
+    r"shards\.",
+    "partial_sums": r"^norm\.weight: is a partial sum, of which no process holds an element \(got "
+    r"Partial\(sum\)\)\. Fix: redistribute",
+    "on_meta_alone": r"^embed\.weight: is on the meta device and holds no values\. Fix: fill",
+    "read_by_some_alone": r"^the values of the model cannot be read on rank 1",
+    "synchronised_norms": r"^0: is a SyncBatchNorm in training mode, whose passes wait for",
+    "repaired": r"^embed\.weight: is sharded, and every trial .*Fix: repair the model before it is "
+    r"sharded, save Repair\.plan, and apply that",
     "fsdp1": r"FSDP1 has flattened its parameters.*Fix: use fully_shard \(FSDP2\)",
     "put_back_after_an_error": r"^loss_fn: raised ValueError: no loss\.",
 }
@@ -170,6 +178,19 @@ def test_what_cannot_be_checked_is_refused_on_every_process(worlds, case):
     message = of(worlds, case)
     assert re.search(REFUSED[case], message), message
     assert "\n" not in message
+
+
+def test_meshes_that_overlap_are_refused(worlds):
+    """On all that hear of them; the process outside of both is told that it is outside."""
+    *inside, outside = worlds[4]["overlapping_meshes"]
+    for message in inside:
+        assert message.startswith("the meshes of the model overlap, and its processes do not all")
+    assert outside.startswith("embed.weight: is sharded over other processes than this one")
+
+
+def test_hooks_of_others_stay(worlds):
+    """The worker compares the loss with that of the whole model; here: that the hook is in it."""
+    assert "value=4" in of(worlds, "hooks_of_others")
 
 
 def test_every_process_audits_what_it_holds(worlds):
@@ -226,6 +247,40 @@ def test_rows_and_findings(rows, expected):
     assert world_of((8, 8), (4, 8), 2, rows) == expected
 
 
+def table_of(padding_row, filled, ranks):
+    """The findings on a table of 8 rows of which some are drawn, cut evenly."""
+    model = nn.Sequential(nn.Embedding(8, 16, padding_idx=padding_row), nn.Linear(16, 4))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.randn(8, 16, generator=torch.Generator().manual_seed(0)))
+        model[0].weight[[row for row in range(8) if row not in filled]] = 0.0
+    values = dict(model.named_parameters())
+    rows = 8 // ranks
+    shared = Shared("0.weight", (8, 16), False, (rows, 16), ranks)
+    held = {
+        rank: np.array([_row(part)], dtype=ROW)
+        for rank, part in enumerate(values["0.weight"].detach().split(rows))
+    }
+    for rank in held:
+        held[rank]["part"] = rank
+    view = inspect(model, torch.arange(8)[None])
+    return [one.code for one in find_between_ranks(Ranks((shared,), held), values, view)]
+
+
+@pytest.mark.parametrize(
+    ("padding_row", "filled", "ranks", "expected"),
+    [
+        (None, range(8), 4, []),
+        (0, range(1, 8), 8, []),  # a shard is the padding row
+        (None, range(1, 8), 8, ["IN904"]),
+        (None, range(3), 4, []),  # zeros from within a shard on
+        (None, range(2), 4, ["IN904"]),  # drawn by the first alone
+        (None, [0, 1, 4, 5, 6, 7], 4, ["IN904"]),
+    ],
+)
+def test_rows_that_are_zero_by_design(padding_row, filled, ranks, expected):
+    assert table_of(padding_row, filled, ranks) == expected
+
+
 def heads(*parts: torch.Tensor) -> list[int]:
     return [int(_row(part)[1]) for part in parts]
 
@@ -237,6 +292,7 @@ def test_what_looks_random():
     assert first == scaled == longer != other
     assert 0 not in (first, other)
     ramp = torch.arange(32.0)
+    assert heads(torch.full((16,), torch.inf), drawn * torch.inf) == [0, 0]
     assert heads(ramp, ramp.sin().abs(), torch.zeros(32), torch.eye(8), drawn[0]) == [0] * 5
 
 

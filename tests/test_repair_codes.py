@@ -13,6 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import initium
+from initium._inspect import inspect
+from initium._repair.advice import advice
+from initium._repair.case import Case as Round
+from initium._repair.case import Recipes, Values
 from initium._report.records import Finding
 
 
@@ -316,3 +320,48 @@ def test_what_no_plan_mends_is_said_in_a_line(name: str) -> None:
     assert "initium.initialize" not in found.fix
     after = bits(broken.model)
     assert all(torch.equal(after[one], before[one]) for one in before)
+
+
+# ---------------------------------------------------------------- advice
+
+
+class Quiet(nn.Module):
+    """Its code multiplies by a small number; what stands beside it feeds nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.side = nn.Linear(32, 32), nn.Linear(32, 32, bias=False)
+        self.register_buffer("gain", torch.full((32,), 0.1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.inner(x)) * self.gain + 0 * self.side(x).detach()
+
+
+def test_advice_names_no_layers_that_are_not_connected() -> None:
+    net = nn.Sequential(*(Quiet() for _ in range(8)), nn.Linear(32, 4))
+    subject(net, 32, "he")
+    for block in list(net)[:8]:
+        nn.init.normal_(block.side.weight, std=3e-4)
+    made = initium.repair(net, torch.randn(32, 32, generator=drawn()), torch.arange(32) % 4)
+    assert made.advice
+    assert not any(".side" in one.fix for one in made.advice), made.advice
+
+
+@pytest.mark.parametrize("code", ["IN201", "IN901"])
+def test_advice_replaces_what_a_remedy_has_tried_and_nothing_else(code: str) -> None:
+    net, inputs, targets = chain(2, 32, nn.ReLU, "he")
+    view = inspect(net, inputs)
+    found = Finding(
+        code=code,
+        severity="error",
+        title="a title",
+        where=("0",),
+        message="a message",
+        fix='initium.initialize(model, "auto")',
+    )
+    report = replace(initium.check(net, inputs, targets), findings=(found,))
+    values = Values(dict(net.named_parameters()))
+    case = Round(view, initium.plan(net, "he"), report, values, Recipes(view, 0))
+    (tried,) = advice(case, tried=True)
+    assert (tried.fix == found.fix) == (code == "IN901")
+    assert advice(case, tried=False) == [found]

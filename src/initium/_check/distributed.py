@@ -8,22 +8,34 @@ library shards by hand, without DTensor: their shapes say nothing of a whole.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
 
 from initium._check.ranks import CONSTANT, HEAD, Ranks, Shared, listed_ranks
-from initium._check.values.fans import find_misread
+from initium._check.thresholds import FAN_SIGMAS, FAN_TOLERANCE
+from initium._check.values.fans import FORMULAS, find_misread
 from initium._check.words import also
 from initium._report.records import Finding
-from initium._types import MATRIX_ROLES, ModelView
+from initium._types import MATRIX_ROLES, ModelView, Role
 
 __all__ = ["find_between_ranks"]
 
 DRAWN = frozenset({*MATRIX_ROLES, "embedding", "position", "token"})
+TABLES = frozenset({"embedding", "position", "token"})
 FEWEST = 8
 """Random elements that are not equal by chance, in any number format."""
+SEED_ALIKE = (
+    "seed every process alike before drawing what all of them hold, or send out the values of one "
+    "(torch.distributed.broadcast), or use initium.initialize(model, seed=0), which gives every "
+    "process the same"
+)
+SEND_BUFFERS = (
+    "send out the values of one process (torch.distributed.broadcast), or register what belongs to "
+    "one process with persistent=False"
+)
 
 
 def find_between_ranks(
@@ -38,12 +50,16 @@ def find_between_ranks(
     """
     if ranks is None:
         return []
-    rules = (_differing, _repeated, _undrawn, _empty)
-    found = [finding for rule in rules for finding in rule(ranks, view)]
-    return [*found, *_local_fans(ranks, values, view)]
+    return [
+        *_differing(ranks),
+        *_repeated(ranks, values, view),
+        *_undrawn(ranks, values, view),
+        *_empty(ranks),
+        *_local_fans(ranks, values, view),
+    ]
 
 
-def _differing(ranks: Ranks, view: ModelView) -> Iterable[Finding]:
+def _differing(ranks: Ranks) -> Iterable[Finding]:
     """Replicas with other bits."""
     for buffers in (False, True):
         found: list[tuple[Shared, list[list[int]]]] = []
@@ -71,9 +87,7 @@ def _differing(ranks: Ranks, view: ModelView) -> Iterable[Finding]:
                 where=names,
                 message=f"{first.name} {first.shape} differs {_sides(groups)}, {part}: {outcome}"
                 f"{also(names, 'buffer' if buffers else 'parameter')}",
-                fix="seed every process alike before drawing what all of them hold, or send out "
-                "the values of one (torch.distributed.broadcast), or use "
-                "initium.initialize(model, seed=0), which gives every process the same",
+                fix=SEND_BUFFERS if buffers else SEED_ALIKE,
                 numbers={"tensors": len(names), "versions": len(groups)},
             )
 
@@ -86,11 +100,14 @@ def _sides(groups: list[list[int]]) -> str:
     return f"between {' and '.join(map(listed_ranks, groups[:3]))}{more}"
 
 
-def _repeated(ranks: Ranks, view: ModelView) -> Iterable[Finding]:
+def _repeated(
+    ranks: Ranks, values: Mapping[str, torch.Tensor], view: ModelView
+) -> Iterable[Finding]:
     """Parts of one tensor that look random and are equal, or one a multiple of the other.
 
     Stacked matrices may be meant to start alike, as experts do that are copies of one; tables of
-    positions are waves whose columns are multiples of one another.
+    positions are waves whose columns are multiples of one another. Where rows are equal within a
+    shard too, the whole is made of such rows, and is so on one process as well.
     """
     found: list[tuple[Shared, list[int], bool]] = []
     for number, one in enumerate(ranks.tensors):
@@ -107,6 +124,8 @@ def _repeated(ranks: Ranks, view: ModelView) -> Iterable[Finding]:
         same = max(equal.values(), key=len, default=[])
         alike = max(groups.values(), key=len, default=[])
         if len(same) > 1 or len(alike) > 1:
+            if one.name in values and _repeats_within(values[one.name].detach(), one.shard):
+                continue
             exact = len(same) >= len(alike)
             found.append((one, same if exact else alike, exact))
     if found:
@@ -130,7 +149,23 @@ def _repeated(ranks: Ranks, view: ModelView) -> Iterable[Finding]:
         )
 
 
-def _undrawn(ranks: Ranks, view: ModelView) -> Iterable[Finding]:
+def _repeats_within(whole: torch.Tensor, shard: tuple[int, ...]) -> bool:
+    """Whether slices of one shard are equal, or cannot be told apart for there is but one."""
+    whole = torch.view_as_real(whole) if whole.is_complex() else whole
+    for axis, size in enumerate(shard):
+        if size == whole.shape[axis]:
+            continue
+        for part in whole.split(size, axis):
+            slices = part.movedim(axis, 0).flatten(1)[:, :HEAD].float()
+            slices = slices[slices.any(1)]
+            if size < 2 or len(slices.unique(dim=0)) < len(slices):
+                return True
+    return False
+
+
+def _undrawn(
+    ranks: Ranks, values: Mapping[str, torch.Tensor], view: ModelView
+) -> Iterable[Finding]:
     """Parts that hold one value throughout, while others of the same tensor look drawn."""
     found: list[tuple[Shared, list[int]]] = []
     for number, one in enumerate(ranks.tensors):
@@ -139,6 +174,8 @@ def _undrawn(ranks: Ranks, view: ModelView) -> Iterable[Finding]:
         held = [(group, ranks.row(group[0], number)) for group in ranks.parts(number).values()]
         held = [(group, row) for group, row in held if row["elements"] >= FEWEST]
         flat = [rank for group, row in held if row["state"] == CONSTANT for rank in group]
+        if one.name in values and _is_padded(one, values[one.name].detach(), view):
+            continue
         if flat and any(row["head"] for _, row in held):
             found.append((one, flat))
     if found:
@@ -156,7 +193,22 @@ def _undrawn(ranks: Ranks, view: ModelView) -> Iterable[Finding]:
         )
 
 
-def _empty(ranks: Ranks, view: ModelView) -> Iterable[Finding]:
+def _is_padded(one: Shared, whole: torch.Tensor, view: ModelView) -> bool:
+    """Whether what is flat in a table is its padding row, or its end from within a shard on."""
+    known = view.parameters[one.name]
+    if known.role not in TABLES or one.shard[1:] != one.shape[1:]:
+        return False
+    rows = whole.flatten(1)
+    drawn = (rows != rows[:, :1]).any(1)
+    if known.padding_row is not None:
+        drawn[known.padding_row] = True
+    end = int(drawn.nonzero().max()) + 1 if drawn.any() else 0
+    if end % one.shard[0]:
+        drawn[end:] = True
+    return all(bool(part.any()) for part in drawn.split(one.shard[0]))
+
+
+def _empty(ranks: Ranks) -> Iterable[Finding]:
     """Parts without elements: nothing that is written there does anything."""
     found = []
     for number, one in enumerate(ranks.tensors):
@@ -178,7 +230,8 @@ def _empty(ranks: Ranks, view: ModelView) -> Iterable[Finding]:
             title="empty shards",
             where=names,
             message=f"{listed_ranks(without)} {hold} no element of {first.name} {first.shape}, "
-            "which has fewer rows than there are processes: what init code writes there is lost"
+            f"which is cut into {first.parts} parts of {first.shard}, which leaves none for "
+            f"{'it' if len(without) == 1 else 'them'}: what init code writes there is lost"
             f"{also(names, 'tensor')}",
             numbers={"tensors": len(names), "ranks": len(without)},
         )
@@ -195,7 +248,8 @@ def _local_fans(
     """Whole weights whose std is that of a formula with the fans of a shard (IN903).
 
     A shard is a matrix of another shape, and what reads fans off it misreads them as off any other
-    wrong axes: see :mod:`initium._check.values.fans` for what is told apart, and how surely.
+    wrong axes: see :mod:`initium._check.values.fans` for what is told apart, and how surely. What
+    torch's fans of the whole shape explain is no fault of a shard.
     """
     shards = {
         one.name: one.shard
@@ -203,9 +257,9 @@ def _local_fans(
         if one.parts > 1 and one.name in view.parameters and one.name in values
     }
     as_shards = {
-        name: replace(view.parameters[name], shape=shape, role="linear", blocks=(), groups=1)
+        name: replace(known, shape=shape, role=_as_matrix(known.role), blocks=())
         for name, shape in shards.items()
-        if view.parameters[name].is_matrix
+        if (known := view.parameters[name]).is_matrix and not _is_of_whole(values[name].detach())
     }
     pretended = replace(view, parameters={**view.parameters, **as_shards})
     held = {name: values[name].detach() for name in as_shards}
@@ -213,7 +267,6 @@ def _local_fans(
         replace(
             finding,
             code="IN903",
-            severity="info" if view.parameters[finding.where[0]].norm_after else "warning",
             title="fans of a shard",
             message=f"{finding.message}; {shards[finding.where[0]]} is the shape of a shard",
             fix=f"give the fans of the whole {view.parameters[finding.where[0]].shape} to whatever "
@@ -221,3 +274,18 @@ def _local_fans(
         )
         for finding in find_misread(held, pretended)
     ]
+
+
+def _as_matrix(role: Role) -> Role:
+    """A shard is a matrix like others, but for the swapped fans of transposed convolutions."""
+    return role if role == "conv_transpose" else "linear"
+
+
+def _is_of_whole(whole: torch.Tensor) -> bool:
+    """Whether some formula gives this std with the fans that torch reads off the whole."""
+    if whole.dim() < 2 or not (rms := float(whole.float().square().mean().sqrt())) > 0.0:
+        return False
+    taps = math.prod(whole.shape[2:])
+    fans = whole.shape[1] * taps, whole.shape[0] * taps
+    near = FAN_TOLERANCE + FAN_SIGMAS * math.sqrt(0.5 / whole.numel())
+    return any(abs(math.log(law(*fans) ** 0.5 / rms)) < near for law in FORMULAS.values())

@@ -3,7 +3,8 @@
 A row of 40 bytes per tensor goes round: a digest of 128 bits of what this process holds, which part
 of the whole that is, how many elements, the direction of its first elements, and whether it is
 empty, constant or on meta. What follows is the same on every process, errors included, so that none
-is left waiting for another.
+is left waiting for another. Left out: running statistics of batches, which are each process's own
+until they are sent out, and buffers that are not saved, such as caches.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from initium._model.names import Slot, slots
-from initium._model.sharding import is_sharded, local, must_show_parameters, reshard
+from initium._model.names import Slot, named_modules, slots
+from initium._model.sharding import is_sharded, local, meant_for, must_show_parameters, reshard
 from initium.errors import ModelError
 
 __all__ = ["Ranks", "Shared", "listed_ranks", "survey"]
@@ -87,22 +88,34 @@ def survey(model: nn.Module, group: Group | None = None) -> Ranks | None:
         group: the processes that take part, instead. All of them have to call this.
 
     Raises:
-        ModelError: on every process: they hold different models, a parameter is on meta somewhere,
-            or the parts do not make up the whole.
+        ModelError: on every process: they hold different models, a parameter is on meta somewhere
+            or a partial sum, the parts do not make up the whole, the values cannot be read
+            somewhere, meshes overlap, or passes through the model wait for other processes.
     """
     if not dist.is_available() or not dist.is_initialized():
         return None
     must_show_parameters(model)
     reshard(model)
-    held = list(slots(model).values())
+    _must_run_alone(model)
+    held = [slot for slot in slots(model).values() if _is_compared(slot)]
+    _must_be_held(held)
     groups = _groups([slot.tensor for slot in held], group)
     if not groups:
         return None
+    device = meant_for(slot.tensor for slot in held)
     tensors = tuple(_shared(slot) for slot in held)
     layout = _digest([repr((tensors, [slot.tensor.dtype for slot in held])).encode()])
-    _same_layout(_exchange(np.frombuffer(layout, "<u8"), groups))
-    rows = np.array([_row(slot.tensor) for slot in held], dtype=ROW)
-    found = _exchange(rows.view("<u8"), groups)
+    failure: Exception | None = None
+    try:
+        rows = np.array([_row(slot.tensor) for slot in held], dtype=ROW)
+    except Exception as error:
+        rows, failure = np.zeros(len(held), ROW), error
+    first = np.array([*np.frombuffer(layout, "<u8"), failure is not None], "<u8")
+    told = _exchange(first, groups, device)
+    _must_hear_all(told, groups, device)
+    _same_layout({rank: one[:2] for rank, one in told.items()})
+    _must_be_read({rank for rank, one in told.items() if one[2]}, failure)
+    found = _exchange(rows.view("<u8"), groups, device)
     ranks = Ranks(tensors, {rank: found[rank].view(ROW) for rank in sorted(found)})
     _whole(ranks)
     return ranks
@@ -146,17 +159,79 @@ def _groups(tensors: Sequence[torch.Tensor], group: Group | None) -> list[Group]
     return found
 
 
-def _exchange(mine: np.ndarray, groups: Sequence[Group]) -> dict[int, np.ndarray]:
+def _is_compared(slot: Slot) -> bool:
+    if not slot.is_buffer:
+        return True
+    collected = isinstance(slot.owner, nn.modules.batchnorm._NormBase)
+    return not collected and slot.leaf not in slot.owner._non_persistent_buffers_set
+
+
+def _must_run_alone(model: nn.Module) -> None:
+    for name, module in named_modules(model):
+        waits = isinstance(module, nn.SyncBatchNorm) and module.training
+        if waits and dist.get_world_size(module.process_group) > 1:  # type: ignore[arg-type]
+            raise ModelError(
+                "is a SyncBatchNorm in training mode, whose passes wait for other processes, and "
+                "every process measures by itself",
+                where=name or type(module).__name__,
+                fix="do this before convert_sync_batchnorm, or after model.eval()",
+            )
+
+
+def _must_be_held(held: Iterable[Slot]) -> None:
+    for slot in held:
+        if not is_sharded(slot.tensor):
+            continue
+        for placement in slot.tensor.placements:  # type: ignore[attr-defined]
+            if placement.is_partial():
+                raise ModelError(
+                    "is a partial sum, of which no process holds an element",
+                    where=slot.name,
+                    value=placement,
+                    fix="redistribute it to Replicate() or Shard(dim) first",
+                )
+
+
+def _exchange(
+    mine: np.ndarray, groups: Sequence[Group], device: torch.device
+) -> dict[int, np.ndarray]:
     """What every process has, by rank."""
     own = np.concatenate([np.array([dist.get_rank()], "<u8"), mine.reshape(-1)])
     held = torch.from_numpy(own.view("<i8").copy())[None]
     for group in groups:
-        device = None if "gloo" in dist.get_backend(group) else torch.accelerator
-        sent = held if device is None else held.to(device.current_accelerator())
-        parts = [torch.empty_like(sent) for _ in range(dist.get_world_size(group))]
-        dist.all_gather(parts, sent, group=group)
-        held = torch.cat(parts).cpu()
+        place = torch.device("cpu") if "gloo" in dist.get_backend(group) else device
+        counts = [int(one) for one in _gathered(torch.tensor([len(held)]), group, place)]
+        sent = torch.cat([held, held.new_zeros(max(counts) - len(held), held.shape[1])])
+        parts = zip(_gathered(sent, group, place), counts, strict=True)
+        held = torch.cat([part[:count] for part, count in parts])
     return {int(row[0]): row[1:].numpy().view("<u8") for row in held}
+
+
+def _gathered(mine: torch.Tensor, group: Group, device: torch.device) -> list[torch.Tensor]:
+    """What every process of a group sends, all of one shape."""
+    sent = mine.to(device)
+    parts = [torch.empty_like(sent) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, sent, group=group)
+    return [part.cpu() for part in parts]
+
+
+def _must_hear_all(heard: Iterable[int], groups: Sequence[Group], device: torch.device) -> None:
+    """Raise unless all that belong together have heard of the same processes."""
+    ranks = sorted(heard)
+    known = np.frombuffer(_digest([repr(ranks).encode()]), "<u8")
+    if any(not np.array_equal(one, known) for one in _exchange(known, groups, device).values()):
+        raise ModelError(
+            "the meshes of the model overlap, and its processes do not all share one",
+            fix="shard all of the model on one mesh, or on submeshes of one, or pass group=",
+        )
+
+
+def _must_be_read(failed: set[int], failure: Exception | None) -> None:
+    if failed:
+        raise ModelError(
+            f"the values of the model cannot be read on {listed_ranks(failed)}",
+            fix="look at what these processes hold and at the memory that they have left",
+        ) from failure
 
 
 def _same_layout(found: dict[int, np.ndarray]) -> None:
@@ -164,8 +239,8 @@ def _same_layout(found: dict[int, np.ndarray]) -> None:
     other = [rank for rank in found if not np.array_equal(found[rank], found[first])]
     if other:
         raise ModelError(
-            f"{listed_ranks(other)} and rank {first} hold models with other parameters, shapes or "
-            "shards",
+            f"{listed_ranks(other)} and rank {first} hold models with other parameters, shapes, "
+            "dtypes or shards",
             fix="build and shard the model alike on every process; of pipeline stages, compare "
             "those of one stage with one another",
         )
@@ -245,8 +320,9 @@ def _head(flat: torch.Tensor) -> int:
     if len(flat) < HEAD or not flat.is_floating_point():
         return 0
     head = flat[:HEAD].double().cpu().numpy()
-    size = float(np.linalg.norm(head))
-    steps = np.diff(head.astype(np.float32))
+    with np.errstate(all="ignore"):
+        size = float(np.linalg.norm(head))
+        steps = np.diff(head.astype(np.float32))
     distinct = min(len(set(head.tolist())), len(set(steps.tolist())))
     signs = min((head > 0).sum(), (head < 0).sum())
     if not 0.0 < size < math.inf or distinct <= HEAD // 2 or signs < FEWEST_SIGNS:

@@ -122,7 +122,7 @@ def check(
         typer.echo(f"report: {html}", err=as_json)
     if fix is not None:
         given = {"--plan": fix, "--inputs": inputs, "--loss": loss, "--seed": seed or None}
-        flags = {"--tiny": tiny, "--eval": evaluation}
+        flags = {"--tiny": tiny, "--eval": evaluation, "--deep": deep}
         typer.echo(f"plan: {fix}; try it: {_again(model, given, flags)}", err=as_json)
     raise typer.Exit(1 if _fails(report, fail_on) else 0)
 

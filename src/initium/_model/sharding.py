@@ -7,7 +7,7 @@ whole. FSDP1 and DeepSpeed ZeRO-3 do not, except inside their own contexts that 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ __all__ = [
     "gathered",
     "is_sharded",
     "local",
+    "meant_for",
     "mesh_device",
     "must_show_parameters",
     "reshard",
@@ -32,6 +33,12 @@ __all__ = [
 
 MIXINS = ("FSDPModule", "ReplicateModule")
 """Classes that torch puts in front of a module's own, in a class made for that module."""
+HOOKS = (
+    "torch.distributed.fsdp",
+    "torch.distributed._composable",
+    "torch.distributed.tensor",
+)
+"""Where the hooks of FSDP2 and tensor parallelism are from."""
 OF_TORCH = re.compile(
     r"weight|bias|(weight|bias)_([ih]h|hr)(_l\d+(_reverse)?)?|weight_[gv]|original\d?|bias_[kv]"
     r"|in_proj_(weight|bias)|[qkv]_proj_weight"
@@ -77,6 +84,21 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         part: torch.Tensor = tensor.to_local()  # type: ignore[attr-defined]
     return part
+
+
+def meant_for(tensors: Iterable[torch.Tensor]) -> torch.device:
+    """The first device besides the CPU that holds one of them, or that a mesh is of; else the CPU.
+
+    Example:
+        >>> meant_for([torch.zeros(2), torch.zeros(2, device="meta")])
+        device(type='cpu')
+    """
+    held = list(tensors)
+    for tensor in held:
+        if (device := local(tensor.detach()).device).type not in ("cpu", "meta"):
+            return device
+    meshes = (kind for tensor in held if (kind := mesh_device(tensor)) is not None)
+    return torch.device(next(meshes, "cpu"))
 
 
 def mesh_device(tensor: torch.Tensor) -> str | None:
@@ -140,9 +162,26 @@ def gathered(model: nn.Module) -> Iterator[bool]:
 
     Yields:
         Whether anything was sharded.
+
+    Raises:
+        ModelError: a sharded parameter is on meta, or this process is not in its mesh.
     """
     reshard(model)
     held = [slot for slot in slots(model).values() if is_sharded(slot.tensor)]
+    for slot in held:
+        if slot.tensor.is_meta:
+            raise ModelError(
+                "is on the meta device and holds no values",
+                where=slot.name,
+                fix="fill the model first, on every process: initium.initialize(model)",
+            )
+        if slot.tensor.device_mesh.get_coordinate() is None:  # type: ignore[attr-defined]
+            raise ModelError(
+                "is sharded over other processes than this one, which cannot gather it",
+                where=slot.name,
+                value=slot.tensor.device_mesh,  # type: ignore[attr-defined]
+                fix="call this on the processes of the mesh alone",
+            )
     if not held:
         yield False
         return
@@ -191,8 +230,7 @@ def _unhooked(module: nn.Module) -> list[Callable[[], object]]:
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
         kept = dict(hooks)
         for key, hook in kept.items():
-            owner = getattr(hook, "__module__", "")
-            if "fsdp" in owner or owner.startswith("torch.distributed.tensor"):
+            if str(getattr(hook, "__module__", "")).startswith(HOOKS):
                 del hooks[key]
         if len(hooks) < len(kept):
             undo += [partial(hooks.update, kept), hooks.clear]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
 
 from initium._repair.case import Case
+from initium._repair.remedies import REMEDIES
 from initium._report.records import Finding
 from initium._report.words import listed, number
 
@@ -26,7 +26,7 @@ def advice(case: Case, tried: bool) -> list[Finding]:
 
     Args:
         case: the model under the plan that is the repair.
-        tried: whether ``auto`` was tried for all of it, to no avail.
+        tried: whether ``auto`` was checked for all of it, to no avail.
     """
     left = [finding for finding in case.report.findings if finding.severity != "info"]
     if case.fixed:
@@ -36,9 +36,10 @@ def advice(case: Case, tried: bool) -> list[Finding]:
             replace(one, where=(*case.fixed, *one.where), fix=fix) if one.code < "IN6" else one
             for one in left
         ]
+    vain = [tried and one.code in REMEDIES and "initium.initialize(" in one.fix for one in left]
     return [
-        replace(one, fix=_code(one, case)) if tried and "initium.initialize(" in one.fix else one
-        for one in left
+        replace(one, fix=_code(one, case)) if is_vain else one
+        for one, is_vain in zip(left, vain, strict=True)
     ]
 
 
@@ -68,9 +69,16 @@ def _types(finding: Finding, case: Case) -> Iterator[str]:
 
 
 def _factors(finding: Finding, case: Case) -> Iterator[tuple[str, float]]:
-    """What happens to a second moment between two layers, where no activation does that."""
-    for before, after in pairwise(case.layers):
-        read = after.input_second_moment
+    """What happens to a second moment between two layers of which the one reads the other and
+    nothing else, without a norm between, where no activation does that."""
+    wrote = {owner.name: one for one in case.layers if (owner := case.owner(one.weight or ""))}
+    for after in case.layers:
+        owner, read = case.owner(after.weight or ""), after.input_second_moment
+        if owner is None or len(owner.reads) != 1 or owner.source in ("norm", "stream"):
+            continue
+        before = wrote.get(owner.reads[0])
+        if before is None or before.order >= after.order:
+            continue
         if read and before.second_moment and {before.name, after.name} & set(finding.where):
             factor = read / before.second_moment
             if math.isfinite(factor) and not 1 / CODE < factor < CODE:

@@ -21,6 +21,7 @@ from initium._inspect import inspect
 from initium._model.call import must_be_module
 from initium._model.inputs import example_inputs
 from initium._model.names import slots
+from initium._model.sharding import is_sharded, must_show_parameters, reshard
 from initium._model.state import preserved
 from initium._plan import Entry, Plan
 from initium._plan.fit import must_fit
@@ -32,7 +33,7 @@ from initium._repair.records import OWN, Change, Repair
 from initium._repair.remedies import COPIES, REMEDIES, SUSPECTS, steps_for
 from initium._report.records import Finding, Report
 from initium._types import ModelView
-from initium.errors import InitiumError, InputError
+from initium.errors import InitiumError, InputError, ModelError
 from initium.recipes._chains import chain_of
 from initium.spec import Constant, Keep
 
@@ -84,7 +85,8 @@ def repair(
         inferred: as for :func:`initium.check`.
 
     Raises:
-        InputError, ModelError: as :func:`initium.check`; the report is of another model.
+        InputError, ModelError: as :func:`initium.check`; the report is of another model; the model
+            is sharded.
         PlanError: the plan is not for this model.
 
     Example:
@@ -101,6 +103,7 @@ def repair(
     """
     must_be_module(model)
     inner = bare(model)
+    _must_be_whole(inner)
     if inputs is None:
         inputs = example_inputs(inner)
         inferred = inferred or inputs is not None
@@ -126,8 +129,8 @@ def repair(
         inner, inputs, view, Values(values, buffers), look, Recipes(view, base.seed), findings
     )
     start = _Trial(base, work.with_audit(report, {}), {})
-    best, notes = _mended(start, work)
-    return _repair(start, best, work, notes)
+    best, notes, everything = _mended(start, work)
+    return _repair(start, best, work, notes, everything)
 
 
 @dataclass(frozen=True)
@@ -193,6 +196,22 @@ class _Work:
         return len(named - set(changes)) <= (finding.code in COPIES)
 
 
+def _must_be_whole(model: nn.Module) -> None:
+    """Raise ModelError for DTensors: processes with other batches would try other plans, and wait
+    for one another."""
+    must_show_parameters(model)
+    reshard(model)
+    for name, slot in slots(model).items():
+        if is_sharded(slot.tensor):
+            raise ModelError(
+                "is sharded, and every trial would have to be agreed on by all processes",
+                where=name,
+                value=type(slot.tensor).__name__,
+                fix="repair the model before it is sharded, save Repair.plan, and apply that to "
+                "the sharded model",
+            )
+
+
 def _must_be_of(view: ModelView, report: Report | None, audited: Audit | None) -> None:
     """Raise InputError unless a report or an audit is of this model's parameters."""
     given = report if report is not None else audited
@@ -234,9 +253,10 @@ def _kept(view: ModelView, seed: int) -> Plan:
     return Plan(entries, recipe="keep", seed=seed, model=view.model)
 
 
-def _mended(start: _Trial, work: _Work) -> tuple[_Trial, list[str]]:
-    """The best trial, and what has to be said of how it came about."""
-    trials = [start, *_rounds(start, work)]
+def _mended(start: _Trial, work: _Work) -> tuple[_Trial, list[str], bool]:
+    """The best trial, what has to be said of how it came about, and whether ``auto`` for all of
+    the model was one."""
+    trials, everything = [start, *_rounds(start, work)], False
     best, notes = _best(trials), []
     for widen in (_blocks, _whole, _calibrated):
         left = work.steps(best)
@@ -245,6 +265,7 @@ def _mended(start: _Trial, work: _Work) -> tuple[_Trial, list[str]]:
         wider = widen(start, trials, left, work)
         if wider is None:
             continue
+        everything = everything or widen is not _blocks
         plan, changes, told = wider
         made = work.tried(plan, changes)
         trials += [made, *_rounds(made, work)]
@@ -259,7 +280,7 @@ def _mended(start: _Trial, work: _Work) -> tuple[_Trial, list[str]]:
         best = less
     elif work.steps(start):
         notes = ["No plan that was tried is better than the start, so nothing is changed."]
-    return best, notes
+    return best, notes, everything or start.plan.recipe == "auto"
 
 
 def _rounds(trial: _Trial, work: _Work) -> Iterator[_Trial]:
@@ -480,7 +501,7 @@ def _step(before: float, after: float) -> float:
     return abs(math.log(after / before)) if held else math.inf
 
 
-def _repair(start: _Trial, best: _Trial, work: _Work, notes: list[str]) -> Repair:
+def _repair(start: _Trial, best: _Trial, work: _Work, notes: list[str], everything: bool) -> Repair:
     order = {name: place for place, name in enumerate(best.plan.entries)}
     changed = sorted(best.changes.values(), key=lambda change: order[change.parameter])
     plan = best.plan
@@ -496,7 +517,7 @@ def _repair(start: _Trial, best: _Trial, work: _Work, notes: list[str]) -> Repai
     return Repair(
         plan=plan,
         changed=tuple(changed),
-        advice=tuple(advice(work.case(best), tried=bool(work.steps(best)))),
+        advice=tuple(advice(work.case(best), everything and bool(work.steps(best)))),
         before=start.report,
         report=best.report,
         notes=tuple(notes),

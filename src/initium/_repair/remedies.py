@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from initium._repair.case import APART, Case, around
 from initium._repair.entries import How, Step
@@ -83,6 +84,14 @@ def _led_to(finding: Finding, case: Case) -> list[Step]:
     until = names[: names.index(last[0]) + 1] if last and last[0] in names else names
     known = [one.name for name in until if (one := case.owner(name)) is not None]
     return _steps(finding, "like", case.out_of_line(known) or last)
+
+
+def _constant(finding: Finding, case: Case) -> Iterable[Step]:
+    """The zeros that nothing goes around; without any, what led to the constant."""
+    count = int(finding.numbers.get("gates", 0))
+    if not count:
+        return _led_to(finding, case)
+    return _zero(replace(finding, where=finding.where[:count]), case)
 
 
 def _outlier(finding: Finding, case: Case) -> Iterable[Step]:
@@ -274,7 +283,7 @@ REMEDIES: Mapping[str, Remedy] = {
     "IN101": _named("like"),
     "IN201": _run,
     "IN202": _run,
-    "IN203": _led_to,
+    "IN203": _constant,
     "IN204": _outlier,
     "IN205": _shifted,
     "IN206": _growing,
