@@ -169,7 +169,7 @@ def test_a_summed_loss_is_told_and_is_no_error():
     assert [(f.code, f.title) for f in report.findings] == [("IN501", "loss summed")]
 
 
-@pytest.mark.parametrize(("std", "code"), [(1e5, "IN202"), (1e-8, "IN203")])
+@pytest.mark.parametrize(("std", "code"), [(1e5, "IN204"), (1e-8, "IN203")])
 def test_a_shallow_net_of_impossible_size_is_an_error(std, code):
     model = nn.Sequential(nn.Linear(WIDTH, 64), nn.ReLU(), nn.Linear(64, 64), nn.Linear(64, 1))
     for parameter in model.parameters():

@@ -413,7 +413,7 @@ def test_hostile_names_stay_text() -> None:
     page = Page(text)
     assert "img" not in page.tags
     assert page.tags.count("b") == 0
-    assert page.tags.count("i") == 4  # the bar of its one number format
+    assert page.tags.count("i") == 4 + 3  # the bar of its one number format, and the map's legend
     assert [kind for kind, _ in page.scripts].count(None) == 1
     held = [json.loads(data) for kind, data in page.scripts if kind == "application/json"]
     assert len(held) == len(page.scripts) - 1
