@@ -7,7 +7,6 @@ that fails, as the others may be waiting.
 
 from __future__ import annotations
 
-import datetime
 import functools
 import json
 import logging
@@ -16,7 +15,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,6 +27,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FullyShardedDataParallel, f
 from torch.distributed.tensor import DTensor, Partial, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
+from worlds import World, everywhere, join
 
 import initium
 from initium._check import ranks
@@ -37,16 +37,6 @@ from initium.errors import InitiumError
 
 WIDTH, VOCABULARY = 18, 50
 CASES: list[Callable[[World], object]] = []
-
-
-@dataclass(frozen=True)
-class World:
-    """This process's place among the others, and its meshes."""
-
-    rank: int
-    size: int
-    line: DeviceMesh
-    grid: DeviceMesh
 
 
 def case(run: Callable[[World], object]) -> Callable[[World], object]:
@@ -538,19 +528,7 @@ IN_PAIRS = (
 
 def run(rank: int, size: int, folder: Path) -> NoReturn:
     cases = CASES if size == 4 else IN_PAIRS
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meet-{size}",
-        rank=rank,
-        world_size=size,
-        timeout=datetime.timedelta(seconds=40),
-    )
-    world = World(
-        rank,
-        size,
-        init_device_mesh("cpu", (size,)),
-        init_device_mesh("cpu", (2, size // 2), mesh_dim_names=("dp", "tp")),
-    )
+    world = join(rank, size, folder / f"meet-{size}", rows=2)
     results: dict[str, object] = {}
     for one in cases:
         try:
@@ -572,8 +550,7 @@ def main() -> None:
     alone(), alone(5), plan(10), plan(73), plan(32 * WIDTH)
     folder = Path(sys.argv[1])
     for size in map(int, sys.argv[2:]):
-        for child in [os.fork() or run(rank, size, folder) for rank in range(size)]:
-            os.waitpid(child, 0)
+        everywhere(size, functools.partial(run, size=size, folder=folder))
 
 
 if __name__ == "__main__":

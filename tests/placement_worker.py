@@ -21,7 +21,6 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 from unittest import mock
@@ -34,7 +33,7 @@ import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
@@ -46,6 +45,7 @@ from torch.distributed.tensor.parallel import (
 )
 from torch.distributed.tensor.placement_types import Partial, Placement, _StridedShard
 from torch.nn.parallel import DistributedDataParallel
+from worlds import World, everywhere, join
 
 import initium
 from initium import Plan, stream
@@ -111,17 +111,6 @@ SPECS: tuple[tuple[Spec, tuple[int, ...], str], ...] = (
 )
 EXAMPLES = Path(__file__).parent.parent / "examples"
 CASES: list[Callable[[World], None]] = []
-
-
-@dataclass(frozen=True)
-class World:
-    """This process's place among the others, and its meshes."""
-
-    rank: int
-    size: int
-    line: DeviceMesh
-    grid: DeviceMesh
-    folder: Path
 
 
 def case(run: Callable[[World], None]) -> Callable[[World], None]:
@@ -493,21 +482,7 @@ def refused(model: nn.Module, plan: Plan, kind: type[InitiumError], message: str
 
 def run(rank: int, size: int, folder: Path) -> NoReturn:
     """Run every case; stop at the first that fails, as the others may be waiting."""
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meet",
-        rank=rank,
-        world_size=size,
-        timeout=datetime.timedelta(seconds=40),
-    )
-    rows = 2 if size == 4 else 1
-    world = World(
-        rank,
-        size,
-        init_device_mesh("cpu", (size,)),
-        init_device_mesh("cpu", (rows, size // rows), mesh_dim_names=("dp", "tp")),
-        folder,
-    )
+    world = join(rank, size, folder / "meet", rows=2 if size == 4 else 1)
     results: dict[str, object] = {}
     for one in CASES:
         began = time.monotonic()
@@ -554,14 +529,12 @@ def main() -> None:
     for size in map(int, sys.argv[2:]):
         folder = Path(sys.argv[1]) / str(size)
         folder.mkdir()
-        for child in [os.fork() or run(rank, size, folder) for rank in range(size)]:
-            os.waitpid(child, 0)
+        everywhere(size, functools.partial(run, size=size, folder=folder))
     for path in sorted(EXAMPLES.glob("*.py")):
         folder = Path(sys.argv[1]) / path.stem
         folder.mkdir()
         size = 4 if path.stem == "tensor_parallel" else 2
-        for child in [os.fork() or run_example(path, rank, size, folder) for rank in range(size)]:
-            os.waitpid(child, 0)
+        everywhere(size, functools.partial(run_example, path, size=size, folder=folder))
 
 
 if __name__ == "__main__":

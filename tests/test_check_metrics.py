@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nets import Average
 from scipy import stats
 from torch import nn
 
@@ -315,19 +316,6 @@ def test_tokens_that_become_alike() -> None:
     assert finding.where[-1] == "blocks.7"
     assert finding.numbers["end"] > 0.98 > 0.5 > finding.numbers["start"]
     assert alarms(checked(GPT(8), IDS)) == []
-
-
-class Average(nn.Module):
-    """A branch: attention that is close to an average, behind a norm."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm, self.qkv = nn.LayerNorm(width), nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
-        return self.out(F.scaled_dot_product_attention(q / 10, k / 10, v))
 
 
 class Pooled(nn.Module):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from nets import Average
 from torch import nn
 
 import initium
@@ -160,23 +161,10 @@ def test_tokens_that_become_alike_where_the_block_itself_attends(shortcut: bool)
     assert ("IN207" in alarms(report)) != shortcut
 
 
-class Branch(nn.Module):
-    """Attention that is close to an average; what it returns is added outside it."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm, self.qkv = nn.LayerNorm(width), nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
-        return self.out(F.scaled_dot_product_attention(q / 10, k / 10, v))
-
-
 class Outside(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.layers = nn.Embedding(50, 64), nn.ModuleList(Branch(64) for _ in range(4))
+        self.embed, self.layers = nn.Embedding(50, 64), nn.ModuleList(Average(64) for _ in range(4))
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         x = self.embed(ids)

@@ -270,6 +270,14 @@ def test_a_fix_is_written_and_heals(here: Path, capsys: pytest.CaptureFixture[st
     assert "no findings" in capsys.readouterr().out
 
 
+def test_a_fix_is_tried_by_the_check_that_found(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _cli.run(["check", "m.py:loud", "--deep", "--eval", "--fix", "fix.yaml"]) in (0, 1)
+    again = "initium check m.py:loud --plan fix.yaml --eval --deep"
+    assert capsys.readouterr().out.endswith(f"try it: {again}\n")
+
+
 def test_the_program_itself_mends_a_model_and_refuses_another(here: Path) -> None:
     def program(*arguments: str) -> subprocess.CompletedProcess[str]:
         line = [sys.executable, "-m", "initium", "check", *arguments]
