@@ -25,7 +25,7 @@ from initium._scheme.meanfield import fluctuation, trajectory
 from initium._scheme.points import at, odd_slope, second, small_start, unit_point
 from initium.recipes import _streams
 from initium.recipes._chains import chains, spread
-from initium.recipes._notes import pooled_share
+from initium.recipes._notes import pooled_ends
 from initium.recipes._signal import post_norm_trunks, signals
 from initium.spec import Constant, DeltaOrthogonal, Mirrored, Normal, Orthogonal
 
@@ -470,8 +470,12 @@ def test_what_pooling_leaves_of_independent_values(phi, pooling):
     assert (found.pooling, found.window) == (pooling, 4)
     z = torch.randn(1, 1, 800, 800) * math.sqrt(2 if phi == "relu" else 1)
     made = function(z)
-    share = pool(made, 2).square().mean() / made.square().mean()
-    assert pooled_share(found, view) == pytest.approx(share.item(), rel=0.02)
+    share = (pool(made, 2).square().mean() / made.square().mean()).item()
+    alike, apart = pooled_ends(found, view)
+    before = signals(view)["second.weight"].before
+    assert before * alike == pytest.approx(second(phi, 2.0 if phi == "relu" else 1.0), rel=1e-6)
+    assert apart / alike == pytest.approx(share, rel=0.02)
+    assert min(alike, apart) < 1 < max(alike, apart)
 
 
 @pytest.mark.parametrize(
@@ -505,6 +509,49 @@ def test_padding_is_made_up_for():
         initium.plan(view, "auto", seed=seed).apply(net)
         found.append(net(x).square().mean().item())
     assert np.mean(found) == pytest.approx(1.07, rel=0.12)  # the middle is met more often
+
+
+class Stem(nn.Module):
+    """A padded convolution, a norm, and what reads the one or the other."""
+
+    def __init__(self, norm: nn.Module, read: str) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 3, padding=1)
+        self.norm, self.branch = norm, nn.Conv2d(32, 32, 1)
+        self.read = read
+
+    def forward(self, x):
+        x = self.stem(x)
+        normed = self.norm(x)
+        made = self.branch(normed)
+        if self.read == "sum":
+            return x + made
+        if self.read == "cat":
+            return torch.cat([x, made], 1)
+        return made if self.read == "branch" else normed + made
+
+
+@pytest.mark.parametrize("norm", [nn.GroupNorm(1, 32), nn.BatchNorm2d(32)])
+@pytest.mark.parametrize(
+    ("read", "skipped"), [("sum", True), ("cat", True), ("branch", False), ("normed sum", False)]
+)
+def test_padding_counts_where_something_reads_a_product_without_its_norm(norm, read, skipped):
+    net, x = Stem(norm, read), unit(4, 3, 6, 6)
+    view = initium.inspect(net, x)
+    stem = view.parameters["stem.weight"]
+    assert (stem.norm_after, stem.norm_skipped) == (True, skipped)
+    variance = 1 / stem.coverage if skipped else 1.0
+    assert signals(view)["stem.weight"].variances == (pytest.approx(variance),)
+
+
+def test_a_pre_norm_stream_starts_at_one_behind_a_padded_stem():
+    net, x = Stem(nn.GroupNorm(1, 32), "sum"), unit(8, 3, 6, 6)
+    view, found = initium.inspect(net, x), []
+    for seed in range(24):
+        initium.plan(view, "auto", seed=seed).apply(net)
+        found.append(net.stem(x).square().mean().item())
+    assert "1.00 after" in initium.plan(view, "auto").entries["stem.weight"].reason
+    assert np.mean(found) == pytest.approx(1.0, abs=0.12)
 
 
 @pytest.mark.parametrize("phi", [F.gelu, F.relu, F.silu, torch.tanh])

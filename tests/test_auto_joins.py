@@ -136,10 +136,12 @@ def test_sums_of_branches_are_followed(phi):
 def test_what_is_not_followed_is_said_to_be_taken_as_one():
     def run(self, x):
         y = self.stem(x)
-        return self.head(self.down(torch.cat([torch.tanh(self.a(y)), self.b(y)], -1)))
+        learned = self.b(y) * self.scale
+        return self.head(self.down(torch.cat([torch.tanh(self.a(y)), learned], -1)))
 
     layers = {name: nn.Linear(16, 16) for name in ("stem", "a", "b")}
     net = Net(run, **layers, down=nn.Linear(32, 8), head=nn.Linear(8, 4))
+    net.scale = nn.Parameter(torch.full((16,), 0.1))
     plan = initium.plan(net, inputs=torch.randn(2, 16))
     assert "taken as 1.00 before" in plan.entries["down.weight"].reason
     assert "taken" not in plan.entries["head.weight"].reason

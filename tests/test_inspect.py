@@ -274,6 +274,8 @@ ACTIVATIONS = {
     "relu_squared": lambda x: F.relu(x) ** 2,
     "leaky_relu(0.3)": lambda x: F.leaky_relu(x, 0.3),
     "elu(0.5)": lambda x: F.elu(x, 0.5),
+    "celu(0.5)": lambda x: F.celu(x, 0.5),
+    "softplus(3)": lambda x: F.softplus(x, 3.0),
     "selu": F.selu,
     "mish": F.mish,
     "hardswish": F.hardswish,
@@ -381,3 +383,38 @@ def test_meta_models_of_any_size():
     seen = views(model, torch.zeros(2, 5, dtype=torch.long))
     assert seen["blocks.0.up.weight"].shape == (16384, 4096)
     assert seen["blocks.1.down.weight"].depth == 3
+
+
+class Scaled(nn.Module):
+    """A norm as transformers writes it: in float32, the weight behind it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        wide = x.to(torch.float64)
+        return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
+
+
+class UnitLength(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.normalize(x, dim=-1)
+
+
+class Normed(nn.Module):
+    """A norm behind a product; ``direct``: a residual sum reads the product without it."""
+
+    def __init__(self, norm: nn.Module, direct: bool) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(8, 16), norm
+        self.second, self.direct = nn.Linear(16, 16), direct
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        made = self.second(F.relu(self.norm(x)))
+        return x + made if self.direct else made
+
+
+@pytest.mark.parametrize("norm", [nn.RMSNorm(16), nn.LayerNorm(16), Scaled(), UnitLength()])
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_norm_behind_a_product_is_seen_and_what_reads_the_product_without_it(norm, direct):
+    seen = views(Normed(norm, direct), torch.randn(4, 8))["first.weight"]
+    assert (seen.norm_after, seen.norm_skipped) == (True, direct)
+    assert seen.activation == "relu"

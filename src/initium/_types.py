@@ -148,6 +148,29 @@ class Block:
         return self.size * self.count
 
 
+@dataclass(frozen=True, slots=True)
+class Join:
+    """How a signal is made of others, as far as its second moment asks.
+
+    Attributes:
+        kind: ``sum`` (with factors), ``cat`` (with shares of the elements), ``mul``, ``phi`` (an
+            activation), ``pool`` (with its window), or where it comes from: ``product`` of a
+            matrix, ``part`` of one, ``norm``, ``input``, ``stream``.
+        value: the number of the value in the trace, by which signals are told apart.
+        parts: what it is made of.
+        weights: the factors or shares of the parts, or the elements that a pooling joins.
+        name: the matrix, the activation, or ``mean`` or ``max`` of a pooling.
+        gain: 1 / E[phi(z)^2] of the activation for z ~ N(0, 1).
+    """
+
+    kind: Literal["sum", "cat", "mul", "phi", "pool", "product", "part", "norm", "input", "stream"]
+    value: int
+    parts: tuple[Join, ...] = ()
+    weights: tuple[float, ...] = ()
+    name: str = ""
+    gain: float = 1.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParameterView:
     """What one parameter is and does.
@@ -170,6 +193,8 @@ class ParameterView:
         backward_gain: 1 / E[phi'(z)^2].
         gated: the activated (or plain) output is multiplied by another branch.
         norm_before, norm_after: a normalisation directly before the input or after the output.
+        norm_skipped: something reads its product without the normalisation that follows, as a
+            pre-norm stream reads its stem.
         source: what it reads, behind an activation: ``norm``, ``stream``, ``product``, ``input``,
             or ``mixed`` where several are joined; empty where it was not seen. Of a table that also
             makes the output, what it reads as a head.
@@ -178,8 +203,11 @@ class ParameterView:
         pooling, window: ``mean`` or ``max`` where its source is pooled, and over how many elements.
         coverage: share of a convolution's taps that meet data and not padding, over all outputs.
         kept: share of what it reads that dropout leaves while the model trains.
-        summed: what it reads is the plain sum of different products, each behind its activation.
-        rescaled: what the residual sum that it writes to is multiplied by.
+        joined: how what it reads is joined from several signals, or scaled; ``None`` where it is
+            one, or where that was not seen.
+        rescaled, added: c and s of the residual sum c x + s f(x) that it writes to.
+        carrier: for a sum t f(x) + (1 - t) x that it writes to, the matrix behind the gate t, and
+            whether t is on f; ``None`` elsewhere.
         standardised: statistics of its values are taken out before it is used.
         head_dim: for a weight of attention, the width of one head.
         logit_scale: for queries and keys, what their product is multiplied by before the softmax;
@@ -227,6 +255,7 @@ class ParameterView:
     gated: bool = False
     norm_before: bool = False
     norm_after: bool = False
+    norm_skipped: bool = False
     source: str = ""
     source_activation: str | None = None
     source_gain: float = 1.0
@@ -234,8 +263,10 @@ class ParameterView:
     window: int = 1
     coverage: float = 1.0
     kept: float = 1.0
-    summed: bool = False
+    joined: Join | None = None
     rescaled: float = 1.0
+    added: float = 1.0
+    carrier: tuple[str, bool] | None = None
     standardised: bool = False
     writes_residual: bool = False
     head_dim: int | None = None

@@ -21,7 +21,7 @@ from initium._inspect.operators import DROPOUT, MOVEMENT, NORM, SELECTION
 from initium._scheme.activations import ACTIVATIONS, activation
 from initium._scheme.gains import backward_gain, forward_gain
 
-__all__ = ["Following", "following"]
+__all__ = ["Following", "evaluated", "following"]
 
 GRID = np.linspace(-8.0, 8.0, 641)
 FINE = np.linspace(-12.0, 12.0, 9601)
@@ -38,7 +38,8 @@ class Following:
 
     ``name`` is the activation as text (``None`` if the next thing is linear), ``gain`` and
     ``backward_gain`` its 1 / E[phi^2] and 1 / E[phi'^2] under a unit normal, ``gated`` whether the
-    result is then multiplied by another signal, ``normed`` whether a normalisation lies between.
+    result is then multiplied by another signal, ``normed`` whether a normalisation lies between,
+    and ``skipped`` whether something reads the product without it.
     """
 
     name: str | None = None
@@ -46,6 +47,7 @@ class Following:
     backward_gain: float = 1.0
     gated: bool = False
     normed: bool = False
+    skipped: bool = False
     exit: Value | None = None
 
 
@@ -57,19 +59,20 @@ def following(flow: Flow, start: Value) -> Following:
     pending = [(node.id, node) for node in start.users]
     heapq.heapify(pending)
     taken: set[int] = set()
-    normed = False
+    behind: set[int] = set()
     while pending:
         _, node = heapq.heappop(pending)
         if node.id in taken or node.id in flow.inner:
             continue
         taken.add(node.id)
-        signals = flow.signals(node)
+        normalised = flow.norms.get(node.id)
+        signals = flow.signals(node) if normalised is None else [normalised]
         if any(value.id not in region for value in signals) or not node.outputs:
             continue
         if node.op in NORM or node.id in flow.norms:
             if nonlinear & {value.id for value in signals}:
                 continue
-            normed = True
+            behind.update(out.id for out in node.outputs)
         elif node.op in MOVEMENT or node.op in DROPOUT or flow.through(node) is not None:
             if node.op in SELECTION and node.out.numel != node.inputs[0].numel:
                 continue
@@ -81,6 +84,8 @@ def following(flow: Flow, start: Value) -> Following:
         else:
             continue
         order.append(node)
+        if any(value.id in behind for value in signals):
+            behind.update(out.id for out in node.outputs)
         if any(value.id in nonlinear for value in signals):
             nonlinear.update(out.id for out in node.outputs)
         for out in node.outputs:
@@ -89,6 +94,9 @@ def following(flow: Flow, start: Value) -> Following:
                 heapq.heappush(pending, (user.id, user))
     members = {node.id for node in order}
     gated = _gated(flow, start, region, members)
+    normed = bool(behind)
+    bare = [value for value in region.values() if value.id not in behind]
+    skipped = normed and _read_elsewhere(flow, bare, members)
     exits = [
         value
         for value in region.values()
@@ -97,12 +105,28 @@ def following(flow: Flow, start: Value) -> Following:
         and not (value.users and all(user.id in flow.inner for user in value.users))
     ]
     if not exits:
-        return Following(gated=gated, normed=normed)
+        return Following(gated=gated, normed=normed, skipped=skipped)
     leaving = max(exits, key=lambda value: value.id)
     function = _evaluate(flow, start, order, leaving)
     if function is None:
-        return Following(gated=gated, normed=normed)
-    return Following(*function, gated=gated, normed=normed, exit=leaving)
+        return Following(gated=gated, normed=normed, skipped=skipped)
+    return Following(*function, gated=gated, normed=normed, skipped=skipped, exit=leaving)
+
+
+def _read_elsewhere(flow: Flow, values: list[Value], members: set[int]) -> bool:
+    """Whether anything but the region, and the statistics of its norms, reads one of the values."""
+    return any(
+        node.id not in members and node.id not in flow.inner and flow.signals(node)
+        for value in values
+        for node in value.users
+        if node.op not in MOVEMENT or node.inputs[0] is value
+    )
+
+
+def evaluated(flow: Flow, start: Value, end: Value) -> Following | None:
+    """The function of ``start`` alone that ``end`` is; ``None`` where it is none."""
+    function = _evaluate(flow, start, flow.between(start, end), end)
+    return Following(*function, exit=end) if function is not None else None
 
 
 def _gated(flow: Flow, start: Value, region: dict[int, Value], members: set[int]) -> bool:
@@ -259,11 +283,21 @@ def _match(values: np.ndarray, part: np.ndarray | slice = slice(None)) -> str | 
     slope = -at[-1.0]
     candidates = [f"leaky_relu({slope:.6g})"] if 0 < slope < 1 else []
     if -8 < values[0] < 0:
-        candidates += [f"elu({-values[0] / (1 - math.exp(-8)):.6g})"]
+        candidates += [f"elu({-values[0] / (1 - math.exp(-8)):.6g})", f"celu({_celu(values[0]):.6g})"]
+    if at[0.0] > 0:
+        candidates += [f"softplus({math.log(2) / at[0.0]:.6g})"]
     for text in candidates:
         if np.allclose(values, activation(text).function(GRID), atol=1e-4, rtol=1e-4):
             return text
     return None
+
+
+def _celu(lowest: float) -> float:
+    """The alpha of which alpha (exp(-8 / alpha) - 1) is ``lowest``."""
+    alpha = -lowest
+    for _ in range(100):
+        alpha = -lowest / -math.expm1(-8 / alpha)
+    return alpha
 
 
 def _scaled(values: np.ndarray) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from initium._inspect.activation import Following
 from initium._inspect.operators import CONVOLUTION
 from initium._inspect.uses import Use
-from initium._types import Block, Role
+from initium._types import Block, Join, Role
 
 __all__ = ["Facts", "Source", "channel_axis", "pointwise"]
 
@@ -51,8 +51,10 @@ class Facts:
     neutral: float | None = None
     source: Source = field(default_factory=Source)
     kept: float = 1.0
-    summed: bool = False
+    joined: Join | None = None
     rescaled: float = 1.0
+    added: float = 1.0
+    carrier: tuple[str, bool] | None = None
     standardised: bool = False
     logit_scale: float | None = None
     reads: tuple[str, ...] = ()

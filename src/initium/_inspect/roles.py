@@ -16,6 +16,7 @@ from initium._inspect.facts import Facts
 from initium._inspect.feedforward import feed_forward_roles
 from initium._inspect.flow import Flow
 from initium._inspect.graph import Graph
+from initium._inspect.joins import Joins
 from initium._inspect.loops import loop_gates, place_loops
 from initium._inspect.lower import lower
 from initium._inspect.matrices import is_head, matrix_roles
@@ -27,7 +28,7 @@ from initium._inspect.reuse import name_jobs
 from initium._inspect.slices import lies_flat, slices
 from initium._inspect.sources import balance_gates, source_of
 from initium._inspect.statespace import state_space_roles
-from initium._inspect.sums import carries, is_standardised, is_summed, kept, rescaled
+from initium._inspect.sums import carrier, carries, is_standardised, kept, scales
 from initium._inspect.trunks import inside, trunks
 from initium._inspect.uses import Use, find_uses
 from initium._inspect.vectors import vector_roles
@@ -52,9 +53,10 @@ def derive(graph: Graph) -> dict[str, Facts]:
     attentions = find_attention(flow, streams, routers)
     attentions += find_linear_attention(flow, streams, attentions)
     facts: dict[str, Facts] = {}
+    joins = Joins(flow, streams)
     for name, uses in flow.uses.by_parameter.items():
         if uses:
-            facts[name] = _first_look(flow, streams, name, uses)
+            facts[name] = _first_look(flow, streams, joins, name, uses)
     for name, role in adapters.items():
         facts[name].role, facts[name].writes = role, False
         facts[name].why["role"] = "one of a low-rank pair added beside a full product"
@@ -127,7 +129,7 @@ def _matrix_use(uses: list[Use]) -> Use | None:
     return next(iter(lookups or products), None)
 
 
-def _first_look(flow: Flow, streams: Streams, name: str, uses: list[Use]) -> Facts:
+def _first_look(flow: Flow, streams: Streams, joins: Joins, name: str, uses: list[Use]) -> Facts:
     """Everything about a weight that does not depend on its neighbours' roles."""
     use = _matrix_use(uses)
     facts = Facts(use=use or uses[0], count=len(uses))
@@ -147,7 +149,8 @@ def _first_look(flow: Flow, streams: Streams, name: str, uses: list[Use]) -> Fac
     writes = [streams.writer(item) for item in uses if item.kind == "matrix"]
     addition = next((item for item in writes if item is not None), None)
     if addition is not None:
-        facts.writes, facts.rescaled = True, rescaled(flow, addition)
+        facts.writes, facts.carrier = True, carrier(flow, addition)
+        facts.rescaled, facts.added = scales(flow, addition)
         facts.stream, facts.depth = addition.stream, addition.depth
         facts.branches = streams.totals[addition.stream]
         facts.why["residual"] = (
@@ -164,7 +167,8 @@ def _first_look(flow: Flow, streams: Streams, name: str, uses: list[Use]) -> Fac
     facts.loops = sum(name in _reads(flow, streams, other) for other in others)
     facts.source = source_of(flow, streams, use)
     facts.kept, facts.standardised = kept(flow, use), is_standardised(use)
-    facts.summed = facts.source.kind == "product" and is_summed(flow, use)
+    if facts.source.kind in ("product", "mixed"):
+        facts.joined = joins.of(use)
     if use.kind == "recurrent":
         roles: dict[str, Role] = {"input": "recurrent_input", "hidden": "recurrent_hidden"}
         facts.role = roles.get(use.slot, "linear")

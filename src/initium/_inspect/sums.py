@@ -1,22 +1,20 @@
-"""What ``auto`` has to know of a signal besides its source: dropout on the way, sums of independent
-branches, sums that are scaled, weights that are standardised, gates that weigh t against 1 - t.
+"""What ``auto`` has to know of a signal besides its source: dropout on the way, residual sums that
+are scaled, weights that are standardised, gates that weigh t against 1 - t.
 
-Covered: dropout directly in front of a product, sums of whole products behind at most an
-activation each. Not covered: dropout in front of sums, sums of gated pairs, averages.
+Covered: dropout directly in front of a product. Not covered: dropout in front of sums.
 """
 
 from __future__ import annotations
 
-from initium._inspect.activation import following
 from initium._inspect.facts import Facts
-from initium._inspect.flow import SCALING, Flow
+from initium._inspect.flow import Flow
 from initium._inspect.graph import Value
 from initium._inspect.operators import NORM
 from initium._inspect.residual import Addition
 from initium._inspect.sources import multiplier
 from initium._inspect.uses import Use
 
-__all__ = ["carries", "is_standardised", "is_summed", "kept", "rescaled"]
+__all__ = ["carrier", "carries", "is_standardised", "kept", "scales"]
 
 FAR = 32
 """Steps that are looked through."""
@@ -40,44 +38,52 @@ def kept(flow: Flow, use: Use) -> float:
     return total
 
 
-def is_summed(flow: Flow, use: Use) -> bool:
-    """Whether a product reads a plain sum of different products, each behind its activation."""
-    leaves: list[list[Value]] = []
-    sums = 0
-    pending = [use.data] if use.data is not None else []
-    while pending and len(leaves) < FAR:
-        path = [step for step, _ in flow.back(pending.pop())]
-        here = path[-1]
-        if any(step.node is not None and step.node.op in SCALING for step in path):
-            return False
-        if here.node is not None and here.node.op == "add" and len(flow.signals(here.node)) == 2:
-            sums += 1
-            pending += flow.signals(here.node)
-        else:
-            leaves.append(path)
-    made = [flow.nearest(leaf[-1]) for leaf in leaves]
-    if not sums or not all(len(found) == 1 for found in made):
-        return False
-    names = {found[0].parameter for found in made}
-    return len(names) == len(made) and all(
-        _is_whole(flow, leaf, found[0]) for leaf, found in zip(leaves, made, strict=True)
-    )
-
-
-def _is_whole(flow: Flow, leaf: list[Value], use: Use) -> bool:
-    """Whether a value, given with what it was before, is a product behind its activation."""
-    after = following(flow, use.out)
-    ends = use.out if after.exit is None else after.exit
-    return not after.normed and any(step.id == ends.id for step in leaf)
-
-
-def rescaled(flow: Flow, addition: Addition) -> float:
-    """The number that a residual sum is multiplied by before anything else reads it."""
+def scales(flow: Flow, addition: Addition) -> tuple[float, float]:
+    """c and s of a residual sum c x + s f(x), with the number that the sum is multiplied by before
+    anything else reads it."""
     total, here = 1.0, addition.node.out
     while len(here.users) == 1 and flow.through(here.users[0]) is here:
         node = here.users[0]
         total, here = total * (multiplier(flow, node, here) or 1.0), node.out
+    carried, added = (_factor(flow, side) for side in (addition.skip, addition.branch))
+    return total * carried, total * added
+
+
+def _factor(flow: Flow, value: Value) -> float:
+    """The number that a value was multiplied by for one sum alone."""
+    total = 1.0
+    for step, _ in flow.back(value):
+        before = flow.through(step.node)
+        if step.node is None or before is None or len(step.users) > 1:
+            break
+        total *= multiplier(flow, step.node, before) or 1.0
     return total
+
+
+def carrier(flow: Flow, addition: Addition) -> tuple[str, bool] | None:
+    """The matrix behind the gate t of t f(x) + (1 - t) x, and whether t opens the branch."""
+    kept, added = (_gate(flow, side) for side in (addition.skip, addition.branch))
+    if kept is None or added is None or kept[0] != added[0] or kept[1] == added[1]:
+        return None
+    return kept
+
+
+def _gate(flow: Flow, value: Value) -> tuple[str, bool] | None:
+    """The matrix behind the sigmoid t that multiplies a value, and whether it does so as 1 - t."""
+    node = [step for step, _ in flow.back(value)][-1].node
+    if node is None or node.op not in ("mul", "multiply"):
+        return None
+    for factor in flow.signals(node):
+        turned = False
+        for step, _ in flow.back(factor):
+            here = step.node
+            if here is not None and here.op in ("rsub", "sub", "subtract"):
+                turned ^= here.op == "rsub" or here.args[0] is not flow.through(here)
+            if here is not None and here.op in GATES:
+                use = flow.product(here.inputs[0])
+                if use is not None:
+                    return use.parameter, turned
+    return None
 
 
 def is_standardised(use: Use) -> bool:

@@ -185,4 +185,7 @@ def _matrix(view: ParameterView, block: Block | None) -> Matrix:
 
 
 def _backward(block: Block) -> float:
+    """1 / E[phi'(z)^2]; 1 for an activation without a name."""
+    if (block.activation or "").startswith("custom"):
+        return 1.0
     return backward_gain(block.activation or "identity")

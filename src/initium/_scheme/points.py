@@ -19,7 +19,17 @@ from initium._scheme.activations import activation
 from initium._scheme.meanfield import kernel
 from initium.errors import RecipeError
 
-__all__ = ["FLAT", "Point", "at", "mean", "odd_slope", "second", "small_start", "unit_point"]
+__all__ = [
+    "FLAT",
+    "Point",
+    "at",
+    "is_named",
+    "mean",
+    "odd_slope",
+    "second",
+    "small_start",
+    "unit_point",
+]
 
 FLAT = 1.6
 """How far the gradient of a whole plain net may rise or fall, end to end."""
@@ -48,7 +58,8 @@ class Point:
 LINEAR = "identity"
 
 
-def _known(phi: str | None) -> bool:
+def is_named(phi: str | None) -> bool:
+    """Whether the moments of an activation are known at any K, and not at 1 alone."""
     try:
         activation(phi or LINEAR)
     except RecipeError:
@@ -59,7 +70,7 @@ def _known(phi: str | None) -> bool:
 @lru_cache(maxsize=4096)
 def at(phi: str | None, q: float) -> Point | None:
     """The point of an activation at K = q; ``None`` for one without a name."""
-    if not _known(phi):
+    if not is_named(phi):
         return None
     held = kernel(phi or LINEAR)
     squared = held.second(q)
@@ -76,7 +87,7 @@ def second(phi: str | None, q: float, gain: float = 1.0) -> float:
     """
     if phi is None:
         return q
-    return kernel(phi).second(q) if _known(phi) else q / gain
+    return kernel(phi).second(q) if is_named(phi) else q / gain
 
 
 def mean(phi: str | None, q: float) -> float:
@@ -86,29 +97,32 @@ def mean(phi: str | None, q: float) -> float:
         >>> round(mean("relu", 1.0), 4), mean(None, 2.0)
         (0.3989, 0.0)
     """
-    return kernel(phi).mean(q) if phi is not None and _known(phi) else 0.0
+    return kernel(phi).mean(q) if phi is not None and is_named(phi) else 0.0
 
 
-@lru_cache(maxsize=256)
-def unit_point(phi: str | None) -> float:
-    """The K at which E[phi(z)^2] = 1; 1 for activations that cannot reach it or have no name.
+@lru_cache(maxsize=1024)
+def unit_point(phi: str | None, target: float = 1.0) -> float:
+    """The K at which E[phi(z)^2] = target; 1 for activations that cannot reach it, and the target
+    for those without a name.
 
     Example:
         >>> unit_point("relu"), round(unit_point("gelu"), 4), unit_point("tanh")
         (2.0, 2.1551, 1.0)
+        >>> unit_point("relu", 3.0), unit_point(None, 3.0)
+        (6.0, 3.0)
     """
-    if phi is None or not _known(phi):
-        return 1.0
+    if phi is None or not is_named(phi):
+        return target
     held = kernel(phi)
     scale = held.second(1.0)
     if abs(held.second(2.0) - 2 * scale) < 1e-9 * scale:
-        return round(1 / scale, 12)
+        return round(target / scale, 12)
     low, high = 1e-4, 64.0
-    if not (held.second(low) < 1 - 1e-9 and held.second(high) > 1 + 1e-9):
+    if not (held.second(low) < target * (1 - 1e-9) and held.second(high) > target * (1 + 1e-9)):
         return 1.0
     for _ in range(60):
         middle = math.sqrt(low * high)
-        low, high = (middle, high) if held.second(middle) < 1 else (low, middle)
+        low, high = (middle, high) if held.second(middle) < target else (low, middle)
     return high
 
 
@@ -120,7 +134,7 @@ def odd_slope(phi: str | None) -> float | None:
         >>> odd_slope("gelu"), odd_slope("leaky_relu(0.2)"), odd_slope("tanh")
         (1.0, 1.2, None)
     """
-    if phi is None or not _known(phi):
+    if phi is None or not is_named(phi):
         return None
     x = np.linspace(0.125, 5.0, 40)
     function = activation(phi)
@@ -144,7 +158,7 @@ def small_start(phi: str, layers: int) -> tuple[float, float] | None:
 
     Source: Schoenholz et al. 2017, arXiv:1611.01232; Pennington et al. 2017, arXiv:1711.04735.
     """
-    if not _known(phi):
+    if not is_named(phi):
         return None
     function = activation(phi)
     both = np.array([-1e-9, 1e-9])

@@ -167,7 +167,7 @@ def _follows(early: ParameterView, late: ParameterView) -> bool:
     if late.source != "product" or late.norm_before or early.norm_after or early.gated:
         return False
     inside = early.writes_residual or early.trunk is not None or late.trunk is not None
-    fits = late.fan_in is not None and late.fan_in % _width(early) == 0
+    fits = late.fan_in is not None and late.fan_in % max(_width(early), 1) == 0
     return _alone(early) and _alone(late) and not inside and early.role != "head" and fits
 
 
@@ -265,7 +265,7 @@ def _nearly_linear(
     kind = "orthogonal" if is_orthogonal else "gaussian"
     links = {name: Link(aim, kind) for name, aim in small.items()}
     left = orthogonal if is_orthogonal else normal
-    told = _warning(run, left, 1.0) if left > SPREAD else ""
+    told = _warning(run, left, _gradient(phis, aims)) if left > SPREAD else ""
     last = run[-1].name
     return Chain({**links, last: links.get(last, Link(1.0))}, len(run), *whole, told)
 

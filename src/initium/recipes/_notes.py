@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-
-import numpy as np
+from dataclasses import replace
 
 from initium._plan.layout import matrices
-from initium._scheme.activations import activation
-from initium._scheme.meanfield import kernel
 from initium._scheme.points import at
 from initium._types import ModelView, ParameterView
 from initium.recipes._chains import SPREAD, chain_of, chains, reads_pair
+from initium.recipes._joins import moments
 from initium.recipes._signal import Signal, signals
 
-__all__ = ["notes", "pooled_share"]
+__all__ = ["notes", "pooled_ends"]
 
 UNLIKE = 0.01
 """The variance of log q over samples of the data: their q differ by a tenth."""
@@ -144,59 +142,50 @@ def _width(view: ParameterView) -> int:
 # Pooling -----------------------------------------------------------------------------------------
 
 
-def pooled_share(view: ParameterView, model: ModelView) -> float:
-    """What pooling leaves of E[x^2] where the elements that it joins are independent.
+def pooled_ends(view: ParameterView, model: ModelView) -> tuple[float, float]:
+    """E[x^2] of what a matrix reads behind pooling, relative to what is counted: where the elements
+    that are joined are alike, and where they are independent. (1, 1) elsewhere.
 
-    Of a mean over w, m^2 + (q - m^2) / w; of a maximum, E[max^2]. Between mirrored pairs, whose
-    means cancel, 1 / w and about 1. It is 1 where they are alike, and where the activation in front
-    has no name.
+    Between mirrored pairs, whose means cancel, a mean leaves 1 / window and a maximum about 1.
     """
-    read = next((one for one in model.owners if one.name in view.reads), None)
-    if not view.pooling or view.window < 2 or view.source != "product" or read is None:
-        return 1.0
-    if len(view.reads) != 1 or read.norm_after or read.gated or read.blocks:
-        return 1.0
+    known = signals(model)
+    if not view.pooling or view.window < 2 or not all(name in known for name in view.reads):
+        return 1.0, 1.0
     chain = chain_of(view, model)
     if chain is not None and chain.links[view.name].inputs:
-        return 1 / view.window if view.pooling == "mean" else 1.0
-    signal = signals(model)[read.name]
-    point = at(read.activation, signal.variances[0] * signal.before)
-    if point is None:
-        return 1.0
-    q = signal.variances[0] * signal.before * read.coverage
-    held = kernel(read.activation or "identity")
-    if view.pooling == "mean":
-        mean = held.mean(q) ** 2
-        return (mean + (point.second - mean) / view.window) / point.second
-    return _of_maximum(read.activation or "identity", q, view.window) / held.second(q)
+        return 1.0, 1 / view.window if view.pooling == "mean" else 1.0
+    if view.joined is None:
+        return 1.0, 1.0
+    counted, *ends = (
+        moments(view.joined, {name: _neighbours(known[name], given) for name in view.reads})
+        for given in (None, 1.0, 0.0)
+    )
+    alike, apart = (end.second / counted.second if end and counted else 1.0 for end in ends)
+    return alike, apart
 
 
-def _of_maximum(phi: str, q: float, window: int) -> float:
-    """E[phi(max z)^2] of independent z ~ N(0, q)."""
-    z = np.linspace(-9, 9, 4001)
-    density = np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
-    below = np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in z])
-    weights = window * density * below ** (window - 1) * (z[1] - z[0])
-    return float(weights @ activation(phi)(math.sqrt(q) * z) ** 2)
+def _neighbours(signal: Signal, alike: float | None) -> Signal:
+    return signal if alike is None else replace(signal, alike=alike)
 
 
 def _pooled(model: ModelView, ordered: list[ParameterView]) -> list[str]:
     """Poolings in a row, without a norm or a stream in between."""
-    shares: dict[str, tuple[float, int]] = {}
+    strays: dict[str, tuple[float, float, int]] = {}
     told, worst = "", FADED
     for view in ordered:
         if view.source != "product" or len(view.reads) != 1:
             continue
-        share, count = shares.get(view.reads[0], (1.0, 0))
-        own = pooled_share(view, model)
-        shares[view.name] = share * own, count + (own != 1)
-        share, count = shares[view.name]
-        stray = max(share, 1 / share)
+        alike, apart, count = strays.get(view.reads[0], (1.0, 1.0, 0))
+        own = pooled_ends(view, model)
+        strays[view.name] = alike * own[0], apart * own[1], count + (own != (1.0, 1.0))
+        alike, apart, count = strays[view.name]
+        stray = max(alike, 1 / alike, apart, 1 / apart)
         if stray > worst and count > 1 and view.role != "head" and view.trunk is None:
             worst = stray
             told = (
-                f"Behind {count} poolings in a row, up to {view.name}, the signal counts as "
-                f"unchanged, as it is where neighbours are alike; where they are independent it "
-                f"comes to x{share:.2g}. initium.calibrate(model, inputs) measures it."
+                f"Behind {count} poolings in a row, up to {view.name}, the signal counts as it is "
+                f"where neighbours are half alike in the data; where those that are joined are "
+                f"alike it comes to x{alike:.2g}, and where they are independent to x{apart:.2g}. "
+                "initium.calibrate(model, inputs) measures it."
             )
     return [told] if told else []

@@ -4,8 +4,8 @@ In execution order: what a matrix reads (1 behind a norm, or what the matrices i
 what its pre-activations should be, and what leaves the activation behind it.
 
 Covered: norms, activations, gated pairs, residual branches with and without norms, queries and
-keys, chains of plain layers, plain sums of branches, dropout in front of a matrix. Not covered:
-what pooling, attention, concatenations and averages do to a signal; it is taken as 1 behind them.
+keys, chains of plain layers, joined signals (:mod:`initium.recipes._joins`), dropout in front of a
+matrix. Not covered: what pooling and attention do to a signal; behind attention it is taken as 1.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from initium._plan.layout import Matrix, matrices
-from initium._scheme.points import at, mean, second, unit_point
+from initium._scheme.points import at, second, unit_point
 from initium._types import ModelView, ParameterView
 from initium.recipes._chains import chain_of, fills, reads_pair
+from initium.recipes._joins import ALIKE, Moments, alike, moments
 from initium.recipes._shared import branches
-from initium.recipes._streams import PostNorm, branch_of, post_norm, room, share_of
+from initium.recipes._streams import PostNorm, branch_of, carriers, post_norm, room, share_of
 
 __all__ = ["LOGIT_STD", "Signal", "covered", "logit_factor", "post_norm_trunks", "signals"]
 
@@ -37,6 +38,8 @@ class Signal:
         variances: for each of its logical matrices, E[W^2] x fan_in.
         after: E[y^2] behind the activations and the product of a gated pair.
         backward: factor of the summed gradient on its way back through it and what follows.
+        outputs: for each of its logical matrices, E[z^2] of its pre-activations.
+        alike: E[x x'] / E[x^2] of neighbours in what it reads, and so in what it makes.
         followed: whether ``before`` was followed, and not taken as 1.
     """
 
@@ -44,6 +47,8 @@ class Signal:
     variances: tuple[float, ...]
     after: float
     backward: float
+    outputs: tuple[float, ...] = ()
+    alike: float = ALIKE
     followed: bool = True
 
 
@@ -54,9 +59,9 @@ def signals(model: ModelView) -> dict[str, Signal]:
     found: dict[str, Signal] = {}
     for view in _ordered(model):
         variances = _scaled(view, model, aimed[view.name].variances, trunks)
-        before = _before(view, found, model)
-        made = _signal(view, model, before or 1 / view.kept, variances)
-        found[view.name] = made if before else replace(made, followed=False)
+        read = _read(view, found, model)
+        made = _signal(view, model, read.second / view.kept, variances)
+        found[view.name] = replace(made, alike=read.alike, followed=read.followed)
     return found
 
 
@@ -73,8 +78,10 @@ def _aimed(model: ModelView) -> dict[str, Signal]:
     """The signals before any branch is scaled."""
     found: dict[str, Signal] = {}
     for view in _ordered(model):
-        before = _before(view, found, model) or 1 / view.kept
-        found[view.name] = _signal(view, model, before, _variances(view, model, before))
+        read = _read(view, found, model)
+        before = read.second / view.kept
+        made = _signal(view, model, before, _variances(view, model, before))
+        found[view.name] = replace(made, alike=read.alike)
     return found
 
 
@@ -87,63 +94,67 @@ def _ordered(model: ModelView) -> list[ParameterView]:
 def _signal(
     view: ParameterView, model: ModelView, before: float, variances: tuple[float, ...]
 ) -> Signal:
-    points, made, backward = [], list[float](), list[float]()
-    for matrix, variance in zip(matrices(view), variances, strict=True):
-        weight = variance * covered(view, model)
-        points.append(1.0 if view.norm_after else weight * before)
-        made.append(second(matrix.activation, points[-1], matrix.gain))
-        known = at(matrix.activation, points[-1])
+    made, backward = list[float](), list[float]()
+    weights = [variance * covered(view, model) for variance in variances]
+    for matrix, weight in zip(matrices(view), weights, strict=True):
+        point = 1.0 if view.norm_after else weight * before
+        made.append(second(matrix.activation, point, matrix.gain))
+        known = at(matrix.activation, point)
         backward.append(weight * (known.slope if known else 1 / matrix.backward_gain))
     if {"gate", "up"} <= set(_labels(view)):
         # d(phi(a) b) = b phi'(a) da + phi(a) db
         after = math.prod(made)
         across = sum(back * after / own for back, own in zip(backward, made, strict=True))
-        return Signal(before, variances, after, across if len(made) == 2 else math.nan)
-    return Signal(before, variances, made[-1], backward[0] if len(made) == 1 else math.nan)
+        back = across if len(made) == 2 else math.nan
+    else:
+        after, back = made[-1], backward[0] if len(made) == 1 else math.nan
+    return Signal(before, variances, after, back, tuple(weight * before for weight in weights))
 
 
-def _before(view: ParameterView, known: dict[str, Signal], model: ModelView) -> float | None:
-    """E[x^2] of what a matrix reads; of one that is applied to its own output, what it puts out.
-    ``None`` where it is not followed."""
+def _read(view: ParameterView, known: dict[str, Signal], model: ModelView) -> Moments:
+    """What a matrix reads, without dropout; of one that is applied to its own output, what it puts
+    out; 1 where it is not followed."""
     chain = chain_of(view, model)
     if chain is not None and view.loops and chain.links[view.name].kind == "gaussian":
-        return second(view.activation, unit_point(view.activation)) / view.kept
+        return Moments(second(view.activation, unit_point(view.activation)))
     if view.source in ("norm", "input"):
-        return 1 / view.source_gain / view.kept
+        return Moments(1 / view.source_gain)
     if view.norm_before:
-        return 1 / view.kept
+        return Moments(1.0)
+    mirrored = chain is not None and chain.links[view.name].inputs
+    joined = moments(view.joined, known) if view.joined and not mirrored else None
+    if joined is not None:
+        return joined
     seen = bool(view.reads) and all(name in known for name in view.reads)
-    if view.summed and seen:
-        return _summed(view, known, model) / view.kept
-    pair = reads_pair(view, model)
-    if not seen or not (pair or (view.source == "product" and len(view.reads) == 1)):
-        return None
-    return math.prod(known[name].after for name in view.reads) / view.kept
+    alone = view.source == "product" and len(view.reads) == 1
+    if not seen or not (alone or reads_pair(view, model)):
+        return Moments(1.0, followed=False)
+    after = math.prod(known[name].after for name in view.reads)
+    return Moments(after, alike=_neighbours(view, known, model))
 
 
-def _summed(view: ParameterView, known: dict[str, Signal], model: ModelView) -> float:
-    """E[(sum of phi(a))^2] of independent a: second moments add up, and products of means."""
-    means = []
-    for name in view.reads:
-        read, signal = model.parameters[name], known[name]
-        point = signal.variances[0] * covered(read, model) * signal.before
-        means.append(mean(read.activation, point))
-    cross = sum(means) ** 2 - sum(one**2 for one in means)
-    return sum(known[name].after for name in view.reads) + cross
+def _neighbours(view: ParameterView, known: dict[str, Signal], model: ModelView) -> float:
+    """How alike neighbours are behind the activation of the one matrix that this one reads."""
+    read, signal = model.parameters[view.reads[0]], known[view.reads[0]]
+    if len(view.reads) > 1 or read.norm_after or len(signal.outputs) != 1:
+        return ALIKE
+    return alike(read.activation, signal.outputs[0], signal.alike)
 
 
 def _variances(view: ParameterView, model: ModelView, before: float) -> tuple[float, ...]:
     """E[W^2] x fan_in of each logical matrix, before the factors of branches."""
     read = before * covered(view, model)
-    if view.role in LOGITS:
+    if view.role in LOGITS or view.name in carriers(model):
         return tuple(LOGIT_STD**2 / read for _ in matrices(view))
     chain = chain_of(view, model)
     if chain is not None:
         return (chain.links[view.name].aim / read,)
-    share = 1.0 if branch_of(view, model) else 1 / room(view) if room(view) else branches(view)
+    beside = room(view, model)
+    share = 1.0 if branch_of(view, model) or beside else branches(view)
     held = zip(matrices(view), _labels(view), strict=True)
     return tuple(
-        _aim(view, matrix) * _logits(view, label) / (share * read) for matrix, label in held
+        _aim(view, matrix, beside or 1.0) * _logits(view, label) / (share * read)
+        for matrix, label in held
     )
 
 
@@ -171,17 +182,18 @@ def _is_scaled(view: ParameterView, label: str) -> bool:
 
 
 def covered(view: ParameterView, model: ModelView) -> float:
-    """The share of a matrix's taps that meet data; 1 behind which a norm makes up for it, and of a
-    matrix at the centre tap alone."""
+    """The share of a matrix's taps that meet data; 1 where a norm behind makes up for it for all
+    that read it, and of a matrix at the centre tap alone."""
     chain = chain_of(view, model)
     centred = chain is not None and chain.links[view.name].kind != "gaussian" and not fills(view)
-    return 1.0 if view.norm_after or centred else view.coverage
+    normed = view.norm_after and not view.norm_skipped
+    return 1.0 if normed or centred else view.coverage
 
 
-def _aim(view: ParameterView, matrix: Matrix) -> float:
+def _aim(view: ParameterView, matrix: Matrix, target: float) -> float:
     if matrix.activation is None:
-        return matrix.gain
-    return 1.0 if view.norm_after else unit_point(matrix.activation)
+        return matrix.gain * target
+    return 1.0 if view.norm_after else unit_point(matrix.activation, target)
 
 
 def _logits(view: ParameterView, label: str) -> float:

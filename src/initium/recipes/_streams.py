@@ -14,11 +14,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from initium._scheme.points import FLAT
+from initium._scheme.points import FLAT, mean, second, unit_point
 from initium._types import ModelView, ParameterView
 from initium.recipes._chains import SPREAD
 
-__all__ = ["Branch", "PostNorm", "branch_of", "gradient_law", "post_norm", "room", "share_of"]
+__all__ = [
+    "Branch",
+    "PostNorm",
+    "branch_of",
+    "carriers",
+    "gradient_law",
+    "post_norm",
+    "room",
+    "share_of",
+]
 
 GATES = frozenset({"sigmoid", "hardsigmoid"})
 
@@ -61,19 +70,53 @@ def branch_of(view: ParameterView, model: ModelView) -> Branch | None:
     return _branches(model).get(view.name)
 
 
-def room(view: ParameterView) -> float:
-    """What a branch may add to a unit stream whose sum is multiplied by c < 1, so that it stays
-    one: 1 / c^2 - 1. 0 elsewhere.
+def room(view: ParameterView, model: ModelView) -> float:
+    """E[f^2] of a branch at which c x + s f(x) keeps a stream of second moment one, with c and s
+    constants, or 1 - t and t of a gate t; 0 where the stream is carried on whole.
+
+    E[s^2] E[f^2] + 2 E[c s] E[x] E[f] + E[c^2] = 1: means add up from block to block, and E[x] is
+    followed from 0. Constants c from 1/2.
 
     Example:
         >>> view = ParameterView(
-        ...     name="w", shape=(2, 2), dtype="float32", writes_residual=True, rescaled=0.5
+        ...     name="w", shape=(2,), dtype="float32", writes_residual=True, rescaled=0.5, added=0.5
         ... )
-        >>> room(view)
+        >>> room(view, ModelView(model="Net", parameters={}, buffers={}))
         3.0
     """
-    c = view.rescaled
-    return 1 / c**2 - 1 if view.writes_residual and not view.norm_after and 0.5 <= c < 1 else 0.0
+    if not view.writes_residual or view.norm_after or view.name in carriers(model):
+        return 0.0
+    if view.carrier is None and not (0.5 <= view.rescaled < 1 and view.added):
+        return 0.0
+    c, s = _shares(view, model)
+    point = unit_point(view.activation)
+    share = mean(view.activation, point) / second(view.activation, point, view.gain) ** 0.5
+    left, middle, root = 1 - c**2, 0.0, 0.0
+    for _ in range(1 + (view.trunk_depth or 0)):
+        half = c * s * middle * share
+        root = (math.sqrt(half**2 + s**2 * left) - half) / s**2
+        middle = c * middle + s * share * root
+    return round(root**2, 12)
+
+
+def _shares(view: ParameterView, model: ModelView) -> tuple[float, float]:
+    """c and s of the sum that a matrix writes to. A gate that carries starts near its constant."""
+    if view.carrier is None:
+        return view.rescaled, view.added
+    gate, opens = view.carrier
+    biases = [one.constant for one in model.owners if one.partner == gate and one.role == "bias"]
+    t = 1 / (1 + math.exp(-(biases[0] or 0.0 if biases else 0.0)))
+    return (1 - t, t) if opens else (t, 1 - t)
+
+
+@lru_cache(maxsize=4)
+def carriers(model: ModelView) -> frozenset[str]:
+    """The matrices behind the gates t of sums t f(x) + (1 - t) x."""
+    return frozenset(
+        view.carrier[0]
+        for view in model.owners
+        if view.carrier is not None and view.writes_residual
+    )
 
 
 @lru_cache(maxsize=4)
@@ -88,7 +131,7 @@ def _branches(model: ModelView) -> dict[str, Branch]:
     normed = {
         trunk
         for (trunk, _), members in places.items()
-        if _has_norms(members) or any(room(view) for view in members)
+        if _has_norms(members) or any(room(view, model) for view in members)
     }
     for (trunk, _), members in places.items():
         if trunk in normed or not any(view.source == "stream" for view in members):

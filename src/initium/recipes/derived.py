@@ -13,9 +13,10 @@ from initium._plan.layout import HELD, Matrix, per_matrix
 from initium._plan.recipe import Recipe
 from initium._plan.rules import Choice, Rule
 from initium._scheme import schemes
+from initium._scheme.points import second, unit_point
 from initium._types import ModelView, ParameterView
 from initium.recipes._chains import Link, chain_of, fills
-from initium.recipes._notes import notes, pooled_share
+from initium.recipes._notes import notes, pooled_ends
 from initium.recipes._shared import (
     BASICS,
     FROZEN_POSITIONS,
@@ -33,7 +34,7 @@ from initium.recipes._signal import (
     post_norm_trunks,
     signals,
 )
-from initium.recipes._streams import branch_of, room, share_of
+from initium.recipes._streams import branch_of, carriers, room, share_of
 from initium.spec import Constant, DeltaOrthogonal, Mirrored, Normal, Orthogonal, Spec
 
 __all__ = ["auto"]
@@ -74,8 +75,8 @@ def auto() -> Recipe:
     arXiv:1702.08591 (looks linear); Hanin & Rolnick 2018, arXiv:1803.01719 (the spread).
 
     Known divergences: Fixup has zeros in the last matrix; here it is small, so that every matrix
-    learns from the first step. Behind attention and joined signals q is taken as 1, and pooling as
-    nothing; batch statistics are not solved for.
+    learns from the first step. Behind attention q is taken as 1, and neighbours as half alike in
+    front of pooling; batch statistics are not solved for.
 
     Example:
         >>> auto().text
@@ -107,7 +108,7 @@ def _auto_matrix(view: ParameterView, model: ModelView) -> Choice:
     chain = chain_of(view, model)
     straight = chain is not None and chain.links[view.name].kind == "mirrored"
     reasons = [
-        f"{told}: {_moments(view, signal, straight, pooled_share(view, model))}",
+        f"{told}: {_moments(view, signal, straight, pooled_ends(view, model))}",
         *_shares(view, model),
     ]
     return Choice(spec, f"{'; '.join(reasons)}.")
@@ -189,15 +190,16 @@ def _told(link: Link, spread: float, layers: int) -> str:
     return f"Orthogonal, as one of {why}"
 
 
-def _moments(view: ParameterView, signal: Signal, straight: bool, pooled: float) -> str:
+def _moments(view: ParameterView, signal: Signal, straight: bool, ends: tuple[float, float]) -> str:
     """The second moments before and after, and what becomes of the gradient: nothing where mirrored
-    units make a chain straight. ``pooled``: what pooling in front leaves of independent values."""
+    units make a chain straight. ``ends``: what pooling in front leaves of values that are alike and
+    of independent ones, relative to what is counted."""
     named = view.activation or next((b.activation for b in view.blocks if b.activation), None)
     after = f" the norm and the {named}" if view.norm_after and named else f" the {named}"
     before = _number(signal.before) if signal.followed else f"taken as {_number(signal.before)}"
-    if abs(math.log(pooled)) > math.log(1.1):
-        least = _number(signal.before * pooled)
-        before += f" (to {least}, as {view.pooling} pooling joins alike or independent values)"
+    if max(abs(math.log(end)) for end in ends) > math.log(1.1):
+        told = " to ".join(_number(signal.before * end) for end in ends)
+        before += f" ({told}, as {view.pooling} pooling joins alike or independent values)"
     text = f"{before} before, {_number(signal.after)} after{after if named else ''}"
     if math.isnan(signal.backward) or view.norm_after:
         return text
@@ -225,8 +227,10 @@ def _shares(view: ParameterView, model: ModelView) -> list[str]:
         told.append(
             f"x {branch.total}^(-{power}), as one of {branch.matrices} on a branch without norms"
         )
-    elif room(view):
-        told.append(f"x {_number(room(view) ** 0.5)}, which the factor of its sum makes up for")
+    elif room(view, model):
+        told.append(_beside(view, room(view, model)))
+    elif view.name in carriers(model):
+        told.append("small, as the gate that carries: it starts near its constant")
     elif count > 1:
         told.append(f"1/sqrt({count}) as one of {count} branches that write to its stream")
     if view.role == "linear" and logit_factor(view) != 1:
@@ -237,6 +241,16 @@ def _shares(view: ParameterView, model: ModelView) -> list[str]:
         what = "attention that does not divide its logits enough"
         told.append(f"queries and keys x {_number(logit_factor(view) ** 0.5)}, for {what}")
     return told
+
+
+def _beside(view: ParameterView, wanted: float) -> str:
+    """What a branch that stands beside a shrunken stream adds to it."""
+    phi = view.activation
+    reached = second(phi, unit_point(phi, wanted), view.gain)
+    if reached < 0.99 * wanted:
+        return f"its stream fades, as {phi} does not reach the {_number(wanted)} that would keep it"
+    keeps = "the factors of its sum keep" if view.carrier is None else "the gate of its sum keeps"
+    return f"{_number(wanted)} after it, at which {keeps} the stream: 1.00 before, 1.00 after"
 
 
 def _number(value: float) -> str:
