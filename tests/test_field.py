@@ -13,6 +13,7 @@ import pytest
 import torch
 from scipy import integrate
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 
 import initium
@@ -551,3 +552,96 @@ def test_a_tied_head_meets_other_tokens_too() -> None:
     assert made[0]["embed"].second_moment == pytest.approx(1.0, rel=1e-5)
     mean = sum(one[""].second_moment for one in made) / 6
     assert mean == pytest.approx((64**2 + 39 * 64) / 40, rel=0.04)  # itself, and all the others
+
+
+def test_what_a_function_gave_is_let_go() -> None:
+    gone: list[bool] = []
+
+    class Power(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(512, 512, device="meta")
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                powers = self.layer(x).pow(2)
+                storage = StorageWeakRef(powers.untyped_storage())
+                mean = powers.mean(-1)
+                del powers
+                gone.append(storage.expired())
+            return mean
+
+    model = Power()
+    found = draw(model, initium.plan(model, "torch"), torch.ones(4, 512), closed=True)
+    assert gone[-1]
+    assert found.layers[""].tier == CLOSED
+
+
+def test_a_rule_that_raises_leaves_a_sample() -> None:
+    operator = torch.ops.aten.tanh.default
+    model = nn.Sequential(nn.Linear(300, 300), nn.Tanh(), nn.Linear(300, 300))
+    plan = initium.plan(model, "torch")
+    try:
+
+        @rule([operator], assumes="nothing, for a test")
+        def broken(call: Call) -> Field | None:
+            raise ZeroDivisionError
+
+        found = draw(model, plan, torch.ones(4, 300), closed=True)
+    finally:
+        del RULES[operator], ASSUMPTIONS["broken"]
+    assert [found.layers[name].tier for name in "012"] == [CLOSED, SAMPLED, SAMPLED]
+
+
+class Apply(nn.Module):
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
+
+
+@pytest.mark.parametrize("closed", [True, False])
+@pytest.mark.parametrize("name", ["log", "exp"])
+def test_a_signal_that_is_lost_is_missing_from_there_on(name: str, closed: bool) -> None:
+    lose = {"log": torch.log, "exp": lambda x: torch.exp(1e30 * x)}[name]
+    model = nn.Sequential(nn.Linear(300, 300), Apply(lose), nn.Linear(300, 30))
+    plan = initium.plan(model, "torch")
+    x = torch.randn(8, 300, generator=torch.Generator().manual_seed(0))
+    found = draw(model, plan, x, targets=torch.arange(8), closed=closed)
+    assert found.loss is not None
+    assert math.isnan(found.loss)
+    assert math.isfinite(found.layers["0"].second_moment)
+    assert math.isnan(found.layers["2"].second_moment)
+
+
+WRITES: dict[str, Callable[[torch.Tensor], object]] = {
+    "mul_": lambda x: x.mul_(3),
+    "copy_": lambda x: x.copy_(torch.zeros_like(x)),
+    "a part": lambda x: x[:, :200].zero_(),
+    "nothing": lambda x: x,
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_a_function_keeps_its_law_when_its_operand_is_written_to(name: str) -> None:
+    class Overwritten(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(300, 400)
+            self.after = nn.Identity()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            hidden = self.first(x)
+            found = torch.relu(hidden)
+            WRITES[name](hidden)
+            return self.after(found + 1)
+
+    model = Overwritten()
+    plan = initium.plan(model, "he")
+    x = torch.randn(8, 300, generator=torch.Generator().manual_seed(0))
+    closed, drawn = (
+        draw(model, plan, x, closed=closed).layers["after"] for closed in (True, False)
+    )
+    assert closed.second_moment == pytest.approx(drawn.second_moment, rel=0.15)

@@ -240,6 +240,12 @@ def test_many_variances_are_interpolated() -> None:
     torch.testing.assert_close(log_sum_exp(variances, 50)[::20], exact, rtol=1e-4, atol=0)
 
 
+def test_a_variance_that_is_lost_has_no_loss() -> None:
+    lost = torch.tensor([1.0, torch.inf, torch.nan])
+    assert log_sum_exp(lost, 50).isnan().tolist() == [False, True, True]
+    assert log_sum_exp(lost[1:], 50).isnan().all()
+
+
 @pytest.mark.parametrize("targets", [4, 64])
 def test_the_first_loss_knows_no_sampling_noise(targets: int) -> None:
     """The same in every draw, and the mean over real starts: few targets or many."""

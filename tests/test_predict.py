@@ -309,3 +309,184 @@ def test_no_layer_is_left_out(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     found = initium.predict(model, initium.plan(model, "he"), batch[0], draws=0)
     assert found.layers[""].second_moment > 0.5
     assert model.layerdrop == 1.0
+
+
+# What cannot be predicted, with the rest ---------------------------------------------------------
+
+
+class Odd(nn.Module):
+    """Two layers with something unusual between them, or at the end."""
+
+    def __init__(self, between: Any = None, end: Any = None) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(20, 64), nn.Linear(64, 5)
+        self.between, self.end = between or (lambda h, model: h), end or (lambda y: y)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.end(self.b(self.between(self.a(x), self)))
+
+
+class OneWay(torch.autograd.Function):
+    """An operator without a derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.sign() * x.abs().sqrt()
+
+
+@dataclasses.dataclass
+class Answer:
+    logits: torch.Tensor
+    words: str = "fine"
+
+
+def refused(h: torch.Tensor, model: nn.Module) -> torch.Tensor:
+    raise RuntimeError("not today")
+
+
+PARTIAL = {
+    "forward": (Odd(refused), ["a"], "the forward pass of a draw fails: RuntimeError: not today"),
+    "wrong shape": (Odd(lambda h, model: h[:, :7]), ["a"], "(in b). Fix: check that the inputs"),
+    "backward": (
+        Odd(lambda h, model: OneWay.apply(h)), ["a", "b", ""],
+        "the backward pass of a draw fails: NotImplementedError",
+    ),
+    "integers": (Odd(end=lambda y: y.argmax(-1)), ["a", "b"], "floating-point tensor (got 'torch"),
+    "a text": (Odd(end=lambda y: "cat"), ["a", "b"], "no floating-point tensor (got 'str')"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PARTIAL)
+@pytest.mark.parametrize("draws", [0, 3])
+@pytest.mark.filterwarnings("ignore:the model's own forward pass was not seen")
+def test_what_was_reached_is_predicted(
+    name: str, draws: int, batch: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    model, reached, said = PARTIAL[name]
+    plan = initium.plan(model, "he", batch[0])
+    found = initium.predict(model, plan, batch[0], draws=draws)
+    assert list(found.layers) == reached
+    assert said in found.problem
+    assert (found.layers["a"].band is None) == (draws == 0)
+    assert " ".join(f"not all is predicted: {found.problem}".split()) in " ".join(
+        str(found).split()
+    )
+    whole = initium.predict(Odd(), plan, batch[0], draws=0)
+    assert found.layers["a"].closed == pytest.approx(whole.layers["a"].closed, rel=1e-6)
+    gradients = [one.grad_closed for one in found.layers.values()]
+    assert gradients[:1] == [None]
+    assert (gradients[-1] is not None) == (name == "backward")
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def numpy_of_weights(h: torch.Tensor, model: Any) -> torch.Tensor:
+    return h * float(abs(model.a.weight.detach().numpy()).max() > 0)
+
+
+@pytest.mark.filterwarnings("ignore:the model's own forward pass was not seen")
+def test_the_next_tier_takes_over_where_one_fails(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    model, plain = Odd(numpy_of_weights), Odd()
+    plan = initium.plan(model, "he", batch[0])
+    found = initium.predict(model, plan, batch[0], draws=0)
+    assert not found.problem
+    assert {one.tier for one in found.layers.values()} == {"lazy draw"}
+    assert found.passes >= 3
+    assert found.layers["b"].closed_error is not None
+    assert found.layers["b"].closed_error > 0
+    (note,) = [note for note in found.notes if note.startswith("no closed form could be made")]
+    assert "numpy() is not supported" in note
+    assert "by: c closed form, l lazy draw, m monte carlo" in str(found)
+    expected = initium.predict(plain, plan, batch[0], draws=0)
+    for name, layer in expected.layers.items():
+        assert found.layers[name].closed == pytest.approx(layer.closed, rel=0.5)
+
+
+def test_weights_drawn_whole_take_over_where_laws_fail(
+    batch: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    model = nn.Sequential(nn.Linear(20, 300), Odd(numpy_of_weights))
+    model[1].a, inputs = nn.Linear(300, 300), batch[0]
+    model[1].b = nn.Linear(300, 5)
+    plan = initium.plan(model, "he", inputs)
+    found = initium.predict(model, plan, inputs, draws=3)
+    assert not found.problem
+    assert any(note.startswith("no law of products could be used") for note in found.notes)
+    band = found.layers["1.b"].band
+    assert band is not None
+    assert band.low < found.layers["1.b"].second_moment < band.high
+
+
+def test_rows_that_a_table_lacks_are_refused() -> None:
+    model = nn.Sequential(nn.Embedding(300, 8), nn.Linear(8, 3))
+    plan = initium.plan(model, "normal(1)", torch.arange(4))
+    for row in (300, -1):
+        with pytest.raises(ModelError, match=f"0.weight has 300 rows, and no row {row} "):
+            initium.predict(model, plan, torch.tensor([0, row]), draws=0)
+
+
+OUTPUTS = {
+    "mapping": lambda y: {"logits": y, "text": "cat"},
+    "dataclass": Answer,
+    "nested": lambda y: ({"a": [y]}, 3),
+    "complex": lambda y: torch.fft.fft(y),
+    "bfloat16": lambda y: y.bfloat16(),
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_outputs_of_any_form_have_gradients(
+    name: str, batch: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    model = Odd(end=OUTPUTS[name])
+    found = initium.predict(model, initium.plan(model, "he", batch[0]), batch[0], draws=0)
+    assert not found.problem
+    expected = initium.predict(Odd(), initium.plan(Odd(), "he"), batch[0], draws=0)
+    assert found.layers["b"].closed == pytest.approx(expected.layers["b"].closed, rel=1e-6)
+    assert found.layers["a"].grad_closed is not None
+    assert found.layers["a"].grad_closed > 0
+
+
+def test_a_loss_is_no_line_of_the_table(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    model = Odd(end=lambda y: {"loss": y.square().mean(), "logits": y})
+    plan = initium.plan(model, "he", batch[0])
+    text = str(initium.predict(model, plan, batch[0], draws=0))
+    assert "(the model)" not in text
+    assert "first loss" in text
+    alone = Odd(end=lambda y: y.sum(-1))
+    assert "(the model)" in str(initium.predict(alone, plan, batch[0], draws=0))
+
+
+def test_models_that_map_over_samples_are_measured_outside(
+    batch: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    class Mapped(Odd):
+        def forward(self, x: torch.Tensor) -> Any:
+            return torch.vmap(super().forward)(x)
+
+    model = Mapped()
+    found = initium.predict(model, initium.plan(model, "he", batch[0]), batch[0], draws=0)
+    assert list(found.layers) == [""]
+    expected = initium.predict(Odd(), initium.plan(Odd(), "he"), batch[0], draws=0)
+    assert found.layers[""].closed == pytest.approx(expected.layers[""].closed, rel=0.6)
+
+
+def test_files_without_later_fields_are_read(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    from initium._report.reading import parse_report
+
+    model = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 10))
+    plan = initium.plan(model, "he", batch[0])
+    plan.apply(model)
+    predicted = initium.predict(model, plan, batch[0], targets=batch[1], draws=3)
+    report = initium.check(model, *batch, plan=plan, prediction=predicted)
+    assert parse_report(report.to_json()).prediction == predicted
+    data = json.loads(report.to_json())
+    old = data["prediction"]
+    for field in ("loss_error", "passes", "problem"):
+        del old[field]
+    for layer in old["layers"].values():
+        del layer["closed_error"], layer["grad_closed_error"]
+    read = parse_report(json.dumps(data)).prediction
+    assert read is not None
+    assert (read.loss, read.passes, read.problem) == (predicted.loss, 1, "")
+    assert read.loss_error is None
+    assert {one.closed_error for one in read.layers.values()} == {None}  # not known, and not zero

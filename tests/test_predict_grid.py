@@ -38,6 +38,20 @@ def net(width=32, n_layer=3):
 def fixed():
     return nn.Linear(4, 4)
 
+class Moded(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) * (10 if self.training else 1)
+
+def moded(width=16):
+    return Moded(width, width), torch.ones(2, width)
+
+class Halfway(nn.Sequential):
+    def forward(self, x):
+        raise RuntimeError(f"no way on from {tuple(self[0](x).shape)}")
+
+def halfway():
+    return Halfway(nn.Linear(16, 4)), torch.ones(2, 16)
+
 def picky(width):
     assert width % 16 == 0, "width has to be a multiple of 16"
     return net(width)
@@ -487,6 +501,44 @@ def test_the_command_line(
     assert err == ""
     assert _cli.run(["predict", *line.split(), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("more", "read"),
+    [
+        ("", lambda data: data["layers"][""]["closed"]),
+        ("--widths 16,32", lambda data: data["points"][0]["output"]),
+    ],
+)
+def test_a_prediction_is_for_training_unless_told(
+    more: str, read: Any, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = []
+    for flag in ([], ["--eval"]):
+        line = f"predict m.py:moded --recipe he --draws 0 --json {more}".split()
+        assert _cli.run([*line, *flag]) == 0
+        found.append(read(json.loads(capsys.readouterr().out)))
+    assert found[0] == pytest.approx(100 * found[1], rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:the model's own forward pass was not seen")
+def test_what_cannot_be_predicted_is_said_beside_the_rest(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = "predict m.py:halfway --recipe he --draws 0"
+    assert _cli.run([*line.split(), "--html", "page.html"]) == 2
+    out, err = capsys.readouterr()
+    assert re.search(r"^0 +[0-9.]+ +- ", out, re.MULTILINE)
+    (told,) = [one for one in err.splitlines() if one.startswith("initium: error: ")]
+    assert "not all could be predicted: Halfway: the forward pass of a draw fails: " in told
+    assert "RuntimeError: no way on from (2, 4)" in told
+    page = (here / "page.html").read_text()
+    assert "Not all is predicted." in page
+    assert "no way on from (2, 4)" in page
+    assert _cli.run([*line.split(), "--json"]) == 2
+    data = json.loads(capsys.readouterr().out)
+    assert list(data["layers"]) == ["0"]
+    assert "no way on" in data["problem"]
 
 
 REFUSED = [

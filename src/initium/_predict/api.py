@@ -70,7 +70,8 @@ def predict(
     Raises:
         PlanError: not a plan, or one of another model.
         InputError: no batch, an empty one or one with NaN, or too few draws.
-        ModelError: the model does not run on the batch, or not without its weights' values.
+        ModelError: the model does not run on the batch, and no module has returned anything. Where
+            some have, they are predicted, and ``problem`` says where and why it ends.
 
     Example:
         >>> import initium, torch
@@ -130,6 +131,7 @@ def predict(
             *_departures(layers),
             *_loss_departs(loss, band),
         ),
+        problem=next((one.problem for one in found if one.problem), ""),
     )
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from traceback import walk_tb
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from initium._model.call import call, map_tensors, must_be_module, tensors
-from initium._model.names import Slot, slots
+from initium._model.names import Slot, named_modules, slots
 from initium._model.parametrized import settle
 from initium._model.quiet import without_dropout
 from initium._model.state import preserved
@@ -36,15 +37,29 @@ from initium._predict.records import Draw
 from initium.errors import InitiumError, InputError, ModelError, PlanError
 from initium.spec import Keep
 
-__all__ = ["draw", "start_of"]
+__all__ = ["DENSE", "Unfinished", "draw", "start_of"]
 
 MEMORY = 4 << 30
+DENSE = 1 << 16
 IGNORED = -100
 """torch's ``ignore_index``."""
 DROPOUT = (
     "dropout was switched off, as in a check: with it, as in a step of training, moments and the "
     "loss are larger"
 )
+UNRUN = (
+    "check that the inputs fit the model, and that it runs without its weights' values in its own "
+    "code"
+)
+UNDERIVED = "give what it names a derivative; what the forward pass has reached is predicted"
+
+
+class Unfinished(ModelError):
+    """A pass that ended early; ``reached`` is what it had measured by then."""
+
+    def __init__(self, what: str, reached: Draw, **details: Any) -> None:
+        super().__init__(what, **details)
+        self.reached = reached
 
 
 def draw(
@@ -55,7 +70,7 @@ def draw(
     targets: object = None,
     loss_fn: Callable[[Any, Any], Any] | None = None,
     seed: int = 0,
-    dense: int = 65536,
+    dense: int = DENSE,
     memory: int = MEMORY,
     closed: bool = False,
 ) -> Draw:
@@ -82,7 +97,7 @@ def draw(
     Raises:
         PlanError: the plan lacks a parameter, or keeps one that the model has no values for.
         InputError: a loss that does not fit.
-        ModelError: the model does not run, or needs more values than ``memory`` allows.
+        Unfinished: the model does not run, or needs more values than ``memory`` allows.
 
     Example:
         >>> import initium
@@ -119,6 +134,8 @@ def _run(
     seed = shared.seed
     with preserved(model), _swapped(model, plan, dense, shared, mode):
         gauge = Gauge(model) if mode is None else Gauge(model, mode.tier)
+        loss: float | None = None
+        loss_tier = ""
         torch.manual_seed(seed)
         try:
             with (
@@ -143,18 +160,34 @@ def _run(
                     torch.autograd.backward(start, cotangents)
                 else:
                     shared.note("the output has no gradient")
-        except InitiumError:
+        except (InputError, PlanError):
             raise
         except Exception as error:
-            line = (str(error).strip().splitlines() or [""])[0]
-            phase = "backward" if gauge.forward_done else "forward"
-            raise ModelError(
-                f"the {phase} pass of a draw fails: {type(error).__name__}: {line}",
-                where=type(model).__name__,
-                fix="check that the inputs fit the model, and that it runs without its weights' "
-                "values in its own code",
-            ) from error
+            reached = Draw(gauge.layers(), loss, loss_tier, tuple(shared.notes))
+            raise _unfinished(error, model, reached, gauge.forward_done) from error
     return Draw(gauge.layers(), loss, loss_tier, tuple(shared.notes))
+
+
+def _unfinished(error: Exception, model: nn.Module, reached: Draw, back: bool) -> Unfinished:
+    """Which pass failed, in which module, and why."""
+    if isinstance(error, InitiumError):
+        return Unfinished(error.what, reached, where=error.where, value=error.value, fix=error.fix)
+    line = (str(error).strip().splitlines() or [""])[0]
+    place = _place(error, model)
+    return Unfinished(
+        f"the {'backward' if back else 'forward'} pass of a draw fails: {type(error).__name__}: "
+        f"{line}{place and f' (in {place})'}",
+        reached,
+        where=type(model).__name__,
+        fix=UNDERIVED if back else UNRUN,
+    )
+
+
+def _place(error: Exception, model: nn.Module) -> str:
+    """The innermost module of a model that was being called."""
+    names = {id(module): name for name, module in named_modules(model)}
+    called = (id(frame.f_locals.get("self")) for frame, _ in walk_tb(error.__traceback__))
+    return next((names[one] for one in [*called][::-1] if one in names), "")
 
 
 def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
@@ -255,10 +288,13 @@ def start_of(
     loss = _loss(output, targets, loss_fn)
     if loss is not None:
         return float(loss.detach()), [loss], [None]
-    found = [tensor for tensor in _outputs(output) if tensor.is_floating_point()]
+    held = list(_outputs(output))
+    found = [tensor for tensor in held if tensor.is_floating_point() or tensor.is_complex()]
     if not found:
         raise ModelError(
-            "the model's output holds no floating-point tensor", value=type(output).__name__
+            "the model's output holds no floating-point tensor",
+            value=str(held[0].dtype) if held else type(output).__name__,
+            fix="return a tensor, or a tuple, mapping or dataclass with one; or pass loss_fn=",
         )
     used = [tensor for tensor in found if tensor.requires_grad] or found
     generator = torch.Generator().manual_seed(0)

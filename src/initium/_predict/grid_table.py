@@ -13,8 +13,8 @@ __all__ = ["grid_table"]
 
 NAMES = {
     "output": "E[x^2] of the output",
-    "last_block": "E[x^2] behind the last block",
-    "gradient_ratio": "gradient, first over last block",
+    "last_block": "E[x^2] of the last block",
+    "gradient_ratio": "gradient, first / last",
 }
 
 

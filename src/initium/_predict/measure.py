@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from initium._model.call import first_floating
@@ -108,7 +109,9 @@ class Gauge:
     def _hook(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             tensor = first_floating(output)
-            if tensor is not None and tensor.numel() and not self.forward_done:
+            if tensor is None or is_functorch_wrapped_tensor(tensor):  # of many, by vmap
+                return
+            if tensor.numel() and not self.forward_done:
                 self._take(name, module, tensor)
 
         return hook
@@ -141,7 +144,7 @@ class Gauge:
 
 def _moments(tensor: torch.Tensor) -> Moments:
     """Below the modes of a draw: what is measured is no part of the model."""
-    with _disable_current_modes():
+    with _disable_current_modes(), torch._C.DisableTorchFunction():
         real = type(tensor) in (torch.Tensor, nn.Parameter)
         values = tensor if real else tensor.detach() + 0.0  # of a lazy weight
         return Moments.of(values, zeros=False, exact=False)

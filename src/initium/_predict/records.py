@@ -11,6 +11,8 @@ from initium._scheme.edge import Edge
 __all__ = ["Band", "Draw", "LayerMoments", "LayerPrediction", "Prediction"]
 
 VERSION = 2
+"""Of the JSON; goes up where a field goes or changes its meaning. A reader meets files that lack
+what came later, and takes the defaults: an error that is not there is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +40,15 @@ class LayerMoments:
 class Draw:
     """One sample of what a plan does to a model: moments by module, and the first loss.
 
-    ``loss_tier`` says what the loss rests on, and ``notes`` where a law was not exact.
+    ``loss_tier`` says what the loss rests on, ``notes`` where a law was not exact, and ``problem``
+    why the pass ended early; it is empty if it did not.
     """
 
     layers: Mapping[str, LayerMoments]
     loss: float | None = None
     loss_tier: str = ""
     notes: tuple[str, ...] = ()
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +72,9 @@ class LayerPrediction:
         closed, grad_closed: at infinite width; a gradient's is ``None`` where none arrives.
         closed_error, grad_closed_error: relative standard errors of what was sampled in those: 0
             where nothing was, ``None`` where it is not known, as after a single pass.
-        tier, grad_tier: what those rest on: ``closed form``, or ``monte carlo`` where an operator
-            on the way has none and was sampled.
+        tier, grad_tier: what those rest on: ``closed form``; ``monte carlo`` where an operator on
+            the way has none and was sampled; ``lazy draw`` where no closed form could be made of
+            this model.
     """
 
     name: str
@@ -81,11 +86,11 @@ class LayerPrediction:
     band: Band | None
     closed: float
     tier: str
-    closed_error: float | None = 0.0
+    closed_error: float | None = None
     grad_second_moment: float | None = None
     grad_band: Band | None = None
     grad_closed: float | None = None
-    grad_closed_error: float | None = 0.0
+    grad_closed_error: float | None = None
     grad_tier: str = ""
 
 
@@ -97,8 +102,9 @@ class Prediction:
     far as ``loss_tier`` says, ``loss_error`` its relative standard error as for layers, and
     ``loss_band`` its band over draws, ``None`` without a loss or without draws; ``passes`` over how
     many closed forms are averaged, and ``draws`` how many lazy ones the bands rest on; ``notes``
-    where a law was not exact, or closed forms depart from draws. ``print(prediction)`` shows a
-    table, repeated blocks folded.
+    where a law was not exact, or closed forms depart from draws; ``problem`` says what could not be
+    predicted, where and why: what is there was reached before. ``print(prediction)`` shows a table,
+    repeated blocks folded.
     """
 
     model: str
@@ -112,6 +118,7 @@ class Prediction:
     draws: int = 0
     batch: str = ""
     notes: tuple[str, ...] = ()
+    problem: str = ""
 
     def to_json(self) -> str:
         """Everything, as JSON text: ``{"initium": "prediction", "version": 2, "layers": ...}``."""

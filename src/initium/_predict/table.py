@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from rich.console import RenderableType
 
+from initium._predict.measure import CLOSED, SAMPLED
 from initium._predict.records import Band, LayerPrediction, Prediction
 from initium._tables import fold, number, render, table
 
@@ -16,9 +17,11 @@ __all__ = ["prediction_table"]
 def prediction_table(prediction: Prediction, width: int | None = None) -> str:
     """The table; a folded line shows how a moment goes from its first module to its last.
 
-    A module that only passes on what the one before it returned has no line.
+    A module that only passes on what the one before it returned has no line, nor has one that
+    returns the loss, which is told below.
     """
-    shown = _shown(list(prediction.layers.values()))
+    told = prediction.loss is not None
+    shown = _shown([one for one in prediction.layers.values() if one.shape or not told])
     rows: list[tuple[str, ...]] = []
     for group in fold((one.name, one.module_type) for one in shown):
         layers = [prediction.layers[name] for name in group.names]
@@ -42,9 +45,17 @@ def prediction_table(prediction: Prediction, width: int | None = None) -> str:
         if band is not None:
             line += f", 95% of starts {number(band.low, 4)} .. {number(band.high, 4)}"
         parts += ["", line]
-    parts.append("by: c closed form, m monte carlo; for the signal and for the gradient")
+    if prediction.problem:
+        parts += ["", f"not all is predicted: {prediction.problem}", ""]
+    parts.append(_legend(prediction))
     parts += [f"note: {note}" for note in _folded(prediction.notes)]
     return render(*parts, width=width)
+
+
+def _legend(prediction: Prediction) -> str:
+    tiers = {t for one in prediction.layers.values() for t in (one.tier, one.grad_tier) if t}
+    shown = ", ".join(f"{tier[0]} {tier}" for tier in sorted({CLOSED, SAMPLED} | tiers))
+    return f"by: {shown}; for the signal and for the gradient"
 
 
 def _shown(layers: list[LayerPrediction]) -> list[LayerPrediction]:
@@ -68,9 +79,9 @@ def _folded(notes: tuple[str, ...]) -> list[str]:
 
 
 def _tiers(layers: list[LayerPrediction]) -> str:
-    """The initials of the tiers of the signal and of the gradient."""
+    """The initials of the tiers of the signal and of the gradient, the weakest of each."""
     found = [{one.tier[:1] for one in layers}, {one.grad_tier[:1] or "-" for one in layers}]
-    return "/".join("m" if "m" in initials else min(initials) for initials in found)
+    return "/".join(next(one for one in "mlc-" if one in initials) for initials in found)
 
 
 def _path(values: list[float | None]) -> str:

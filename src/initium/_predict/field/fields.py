@@ -7,8 +7,9 @@ them. All other dimensions are positions (samples, tokens, pixels).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -104,15 +105,21 @@ def squares(tensor: torch.Tensor, field: Field) -> torch.Tensor:
     if not dims:
         return tensor.double().square()
     length = torch.linalg.vector_norm(_wide(tensor), dim=dims, keepdim=True).double()
-    return length.square() / _count(tensor, dims)
+    return length.square().div_(_count(tensor, dims))
 
 
-def means(tensor: torch.Tensor, field: Field) -> torch.Tensor:
-    """The mean over channels of x, by position; zero where it is not told from zero."""
+def means(tensor: torch.Tensor, field: Field, second: torch.Tensor | None = None) -> torch.Tensor:
+    """The mean over channels of x, by position; zero where it is not told from zero.
+
+    Args:
+        second: its ``squares``, where they are known.
+    """
     dims = _dims(tensor, field)
     mean = _wide(tensor).mean(dims, keepdim=True).double() if dims else tensor.double()
-    noise = (squares(tensor, field) - mean.square()) / _count(tensor, dims)
-    return torch.where(mean.square() > SIGMAS**2 * noise, mean, 0.0)
+    power = mean.square()
+    second = squares(tensor, field) if second is None else second
+    noise = (second - power).div_(_count(tensor, dims)).mul_(SIGMAS**2)
+    return torch.where(power > noise, mean, 0.0)
 
 
 def _wide(tensor: torch.Tensor) -> torch.Tensor:
@@ -126,7 +133,7 @@ def _dims(tensor: torch.Tensor, field: Field) -> list[int]:
 
 
 def _count(tensor: torch.Tensor, dims: list[int]) -> int:
-    return torch.Size([tensor.shape[dim] for dim in dims]).numel()
+    return math.prod(tensor.shape[dim] for dim in dims)
 
 
 def by_position(tensor: torch.Tensor, channels: tuple[bool, ...] | None) -> bool:
@@ -153,39 +160,56 @@ class Ledger:
     """Fields by tensor, for as long as its memory lives.
 
     Autograd hands what it has saved back as new Python objects, so that a tensor is known by its
-    memory: storage, offset, shape and strides.
+    memory: storage, offset, shape and strides. An address is not used again while it is held weakly
+    here.
     """
 
     def __init__(self) -> None:
         self._held: dict[int, tuple[StorageWeakRef, dict[Layout, Field]]] = {}
+        self._functions: dict[int, list[tuple[int, Layout]]] = {}  # by the memory of their base
         self._sweep = 512
 
     def get(self, tensor: torch.Tensor) -> Field | None:
         if type(tensor) not in PLAIN or tensor.is_meta or tensor.layout != torch.strided:
             return None
         found = self._held.get(tensor.untyped_storage()._cdata)
-        if found is None or found[0].expired():
+        if found is None:
             return None
-        return found[1].get(_layout(tensor), found[1].get(ELSEWHERE))
+        return found[1].get(_layout(tensor)) or found[1].get(ELSEWHERE)
 
     def put(self, tensor: torch.Tensor, field: Field) -> None:
-        self._of(tensor)[_layout(tensor)] = field
+        layout = _layout(tensor)
+        self._of(tensor)[layout] = field
+        if field.base is not None:
+            place = tensor.untyped_storage()._cdata, layout
+            self._functions.setdefault(field.base.untyped_storage()._cdata, []).append(place)
 
     def written(self, tensor: torch.Tensor, pieces: frozenset[Piece]) -> None:
-        """All views of memory that was written to hold samples now that depend on these pieces."""
+        """All views of memory that was written to hold samples now that depend on these pieces.
+
+        What is a function of what was there no longer has a base.
+        """
         held = self._of(tensor)
         pieces = pieces.union(*(field.pieces for field in held.values()))
         held.clear()
         held[ELSEWHERE] = Field(None, pieces, SAMPLED)
+        base = tensor.untyped_storage()._cdata
+        for memory, layout in self._functions.pop(base, ()):
+            derived = self._held.get(memory, (None, {}))[1]
+            field = derived.get(layout)
+            if field is None or field.base is None:
+                continue
+            if field.base.untyped_storage()._cdata == base:
+                derived[layout] = replace(field, base=None, function=None, gaussian=False)
 
     def _of(self, tensor: torch.Tensor) -> dict[Layout, Field]:
         storage = tensor.untyped_storage()
         found = self._held.get(storage._cdata)
-        if found is None or found[0].expired():
+        if found is None:
             found = self._held[storage._cdata] = StorageWeakRef(storage), {}
             if len(self._held) > self._sweep:
                 self._held = {k: held for k, held in self._held.items() if not held[0].expired()}
-                self._sweep = 2 * len(self._held) + 512
+                self._sweep = len(self._held) * 5 // 4 + 512
         return found[1]
 
 

@@ -24,7 +24,7 @@ MANY = 64
 
 
 def log_sum_exp(variance: torch.Tensor, classes: int) -> torch.Tensor:
-    """E[log sum exp l_i] of so many independent logits N(0, v), for each v.
+    """E[log sum exp l_i] of so many independent logits N(0, v), for each v; NaN for what is none.
 
     Example:
         >>> found = log_sum_exp(torch.tensor([0.0, 0.1, 0.1]), 1000)
@@ -32,11 +32,14 @@ def log_sum_exp(variance: torch.Tensor, classes: int) -> torch.Tensor:
         [0.0, 0.05, 0.05]
     """
     spread = variance.double().clamp_min(0).sqrt().reshape(-1).numpy()
-    points = np.unique(spread)
+    points = np.unique(spread[np.isfinite(spread)])
+    if not len(points):
+        return torch.full_like(variance, torch.nan, dtype=torch.float64)
     if len(points) > MANY:
         points = np.linspace(points[0], points[-1], MANY)
     known = np.array([_exact(float(point), classes) for point in points])
-    return torch.from_numpy(np.interp(spread, points, known)).reshape(variance.shape)
+    found = np.where(np.isfinite(spread), np.interp(spread, points, known), np.nan)
+    return torch.from_numpy(found).reshape(variance.shape)
 
 
 def _exact(spread: float, classes: int) -> float:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from initium._predict.field.convolution import backward_squares, forward_squares, taps
 from initium._predict.field.fields import (
@@ -27,10 +28,11 @@ from initium._predict.field.fields import (
 )
 from initium._predict.field.rules import SUMS, Call, overloads, rule_of
 from initium._predict.field.sums import FEWEST, SMALL, Term, channels_of, match, summed
-from initium._predict.field.views import VIEWS, viewed
+from initium._predict.field.views import VIEWS, outline, viewed
 from initium._predict.lazy.matrix import INDEPENDENT, in_backward
 from initium._predict.lazy.source import Shared
 from initium._predict.lazy.weight import LazyWeight, values_of
+from initium.errors import InitiumError
 from initium.spec import Constant, DeltaOrthogonal, Keep, Normal, Orthogonal, Spec, Value
 
 __all__ = ["FieldMode"]
@@ -128,7 +130,7 @@ class FieldMode(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = dict(kwargs or {})
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        given = _operands(args, kwargs)
         known = {id(t): field for t in given if (field := self.ledger.get(t)) is not None}
         fields = list(known.values())
         lazy = next((leaf for leaf in given if isinstance(leaf, LazyWeight)), None)
@@ -137,21 +139,40 @@ class FieldMode(TorchDispatchMode):
         if func in PARTS and lazy is None:
             with self:
                 return PARTS[func](*args, **kwargs)
-        written = _written(func, args, kwargs)
-        originals = {id(t): t.clone() for t in written if id(t) in known}
-        self.shared.used, self.shared.astray = None, False
-        back = [known[id(args[0])]] if func in SOLE and id(args[0]) in known else fields
-        follows = lazy is not None and func not in VIEWS and any(map(self._follows, back))
-        closed = not in_backward() or weakest(fields) == CLOSED
-        self.shared.stretch = closed and not follows
-        self.shared.bound = ASTRAY if self._starts(back) else None
-        result = func(*args, **kwargs)
-        for tensor in written:
-            pieces = frozenset().union(*(field.pieces for field in fields))
-            self.ledger.written(tensor, pieces)
-        if func in VIEWS:
-            self._view(func, args, kwargs, result)
-            return result
+        with torch._C.DisableTorchFunction():  # what is done here is no part of the model
+            written = _written(func, args, kwargs)
+            originals = {id(t): t.clone() for t in written if id(t) in known}
+            self.shared.used, self.shared.astray = None, False
+            back = [known[id(args[0])]] if func in SOLE and id(args[0]) in known else fields
+            follows = lazy is not None and func not in VIEWS and any(map(self._follows, back))
+            closed = not in_backward() or weakest(fields) == CLOSED
+            self.shared.stretch = closed and not follows
+            self.shared.bound = ASTRAY if self._starts(back) else None
+        with torch._C.DisableTorchFunctionSubclass():
+            result = func(*args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            for tensor in written:
+                pieces = frozenset().union(*(field.pieces for field in fields))
+                self.ledger.written(tensor, pieces)
+            if func in VIEWS:
+                self._view(func, args, kwargs, result)
+            else:
+                self._made(func, args, kwargs, result, lazy, known, originals, follows)
+        return result
+
+    def _made(
+        self,
+        func: Any,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        result: Any,
+        lazy: LazyWeight | None,
+        known: Mapping[int, Field],
+        originals: Mapping[int, torch.Tensor],
+        follows: bool,
+    ) -> None:
+        """Enter what is known of the tensors that an operator has given."""
+        fields = list(known.values())
         for number, out in enumerate(result if isinstance(result, tuple | list) else [result]):
             if not isinstance(out, torch.Tensor) or isinstance(out, LazyWeight) or not out.numel():
                 continue
@@ -159,14 +180,19 @@ class FieldMode(TorchDispatchMode):
                 self.lost = True
                 continue
             call = Call(func, tuple(args), kwargs, out, known, originals, number)
-            field = self._field(call, lazy, number)
+            try:
+                field = self._field(call, lazy, number)
+            except InitiumError:
+                raise
+            except Exception:  # a rule that does not hold here: what was computed is a sample
+                pieces = frozenset().union(*(one.pieces for one in fields))
+                field = Field(None, pieces, SAMPLED)
             if lazy is not None and _going_back():
                 astray = follows or self.shared.astray
                 field = self._dependent(field, lazy, fields, astray)
             if self._mixes(func, fields):
                 field = replace(field, mixed=True)
             self.ledger.put(out, field)
-        return result
 
     def _dependent(
         self, field: Field, lazy: LazyWeight, fields: Sequence[Field], astray: bool
@@ -244,7 +270,10 @@ class FieldMode(TorchDispatchMode):
                 found: torch.Tensor = made[number] if several else made
                 return found
 
-            shown = viewed(field, args[0].shape, look)
+            settings = (tuple(a) if isinstance(a, list) else a for a in args[1:])
+            place = number if several else None
+            drawn = outline(func, args[0].shape, place, *settings, **kwargs)
+            shown = viewed(field, args[0].shape, look, drawn)
             known = field.channels is not None and shown.channels is not None
             if known and channels_of(out, shown) < channels_of(args[0], field):
                 shown = _evened(out, shown)
@@ -397,20 +426,31 @@ def _evened(part: torch.Tensor, field: Field) -> Field:
     return field
 
 
+def _operands(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+    """The tensors among the arguments of an operator, and in lists there."""
+    found: list[torch.Tensor] = []
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += [leaf for leaf in value if isinstance(leaf, torch.Tensor)]
+    return found
+
+
 def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
     """The tensors that an operator writes to."""
-    if not func._schema.is_mutable:
-        return []
-    names = [argument for argument in func._schema.arguments if _is_written(argument)]
-    places = {argument.name: at for at, argument in enumerate(func._schema.arguments)}
-    values = [
-        args[places[n.name]] if places[n.name] < len(args) else kwargs.get(n.name) for n in names
+    values = [args[at] if at < len(args) else kwargs.get(name) for at, name in _outputs(func)]
+    return [leaf for leaf in _operands(values, {}) if type(leaf) in PLAIN]
+
+
+@lru_cache(maxsize=4096)
+def _outputs(func: Any) -> list[tuple[int, str]]:
+    """The places and names of the arguments that an operator writes to."""
+    return [
+        (at, argument.name)
+        for at, argument in enumerate(func._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
     ]
-    return [leaf for leaf in tree_leaves(values) if type(leaf) in PLAIN]
-
-
-def _is_written(argument: Any) -> bool:
-    return argument.alias_info is not None and argument.alias_info.is_write
 
 
 def _going_back() -> bool:

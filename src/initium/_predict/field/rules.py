@@ -118,10 +118,16 @@ NEARLY = 0.5
 
 # Elementwise ------------------------------------------------------------------------------------
 
-SCALINGS = overloads("mul", "mul_", "div", "div_", "neg", "neg_")
-ADDITIONS = overloads("add", "add_")
-SUMS = [*ADDITIONS, *overloads("sub", "sub_", "rsub")]
-PRODUCTS = overloads("mul", "mul_")
+SCALINGS = frozenset(overloads("mul", "mul_", "div", "div_", "neg", "neg_"))
+ADDITIONS = frozenset(overloads("add", "add_"))
+SUMS = ADDITIONS.union(overloads("sub", "sub_", "rsub"))
+STEPS = SCALINGS | SUMS
+PRODUCTS = frozenset(overloads("mul", "mul_"))
+QUOTIENTS = frozenset(overloads("div", "div_"))
+AVERAGES = frozenset(overloads("mean", "sum"))
+TOTALS = frozenset(overloads("sum"))
+LENGTHS = frozenset(overloads("linalg_vector_norm", "norm"))
+SPREADS = frozenset(overloads("var", "std"))
 
 
 @rule(
@@ -138,7 +144,7 @@ def function(call: Call) -> Field | None:
     pieces = frozenset().union(*(field.pieces for _, field in signals))
     plain = Field(channels, pieces, call.tier())
     rest = [t for t in call.tensors if all(t is not tensor for tensor, _ in signals)]
-    if len(signals) == 1 and call.operator in (*SCALINGS, *SUMS) and not _divides(call, signals):
+    if len(signals) == 1 and call.operator in STEPS and not _divides(call, signals):
         return _linear(call, signals[0], rest, plain)
     composed = _composition(call, signals)
     if composed is not None:
@@ -192,7 +198,14 @@ def _sum(call: Call, plain: Field, independent: bool) -> Field:
 
 
 def _divides(call: Call, signals: Sequence[tuple[torch.Tensor, Field]]) -> bool:
-    return call.operator in overloads("div", "div_") and call.args[0] is not signals[0][0]
+    return call.operator in QUOTIENTS and call.args[0] is not signals[0][0]
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """Stands for a function of the one normal field."""
+
+    function: Function | None
 
 
 def _composition(
@@ -208,18 +221,25 @@ def _composition(
     rest = {id(t): _number(t) for t in call.tensors if id(t) not in inner}
     if any(number is None for number in rest.values()):
         return None
-    writes = call.operator._schema.is_mutable
+    operator, writes = call.operator, call.operator._schema.is_mutable
 
-    def made(z: torch.Tensor) -> torch.Tensor:
+    def stand_in(value: Any) -> Any:
+        if id(value) in inner:
+            return Operand(inner[id(value)])
+        return rest.get(id(value), value) if isinstance(value, torch.Tensor) else value
+
+    args = [stand_in(value) for value in call.args]
+    kwargs = {name: stand_in(value) for name, value in call.kwargs.items()}
+
+    def made(z: torch.Tensor) -> torch.Tensor:  # without the tensors themselves: they may go
         def given(value: Any) -> Any:
-            if id(value) in inner:
-                before = inner[id(value)]
-                found = z if before is None else before(z)
-                return found.clone() if writes else found
-            return rest.get(id(value), value) if isinstance(value, torch.Tensor) else value
+            if not isinstance(value, Operand):
+                return value
+            found = z if value.function is None else value.function(z)
+            return found.clone() if writes else found
 
-        kwargs = {name: given(value) for name, value in call.kwargs.items()}
-        found: torch.Tensor = call.operator(*map(given, call.args), **kwargs)
+        named = {name: given(value) for name, value in kwargs.items()}
+        found: torch.Tensor = operator(*map(given, args), **named)
         return found
 
     return bases[0], made
@@ -471,7 +491,7 @@ def reduction(call: Call) -> Field | None:
     assert field.channels is not None
     dims = _reduced(call, tensor.dim())
     over = [field.channels[dim] for dim in dims]
-    averages = call.operator in overloads("mean", "sum")
+    averages = call.operator in AVERAGES
     if all(over) and sum(over) == sum(field.channels):
         known = _averaged(call, field, dims) if averages else _spread(call, tensor, field)
         return _statistic(call.out, call.tier() if known else SAMPLED)
@@ -489,7 +509,7 @@ def _averaged(call: Call, field: Field, dims: Sequence[int]) -> bool:
     if not field.gaussian or field.function is None or field.base is None:
         return False
     mean, _ = expectation(field.base, field, field.function)
-    if call.operator in overloads("sum"):
+    if call.operator in TOTALS:
         mean = mean * torch.Size([field.base.shape[dim] for dim in dims]).numel()
     call.out.copy_(mean.reshape(call.out.shape))
     return True
@@ -497,9 +517,9 @@ def _averaged(call: Call, field: Field, dims: Sequence[int]) -> bool:
 
 def _spread(call: Call, tensor: torch.Tensor, field: Field) -> bool:
     """Whether a length or a variance over channels is that of infinite width."""
-    if call.operator in overloads("linalg_vector_norm", "norm"):
+    if call.operator in LENGTHS:
         return all(order == 2 for order in call.args[1:2] if isinstance(order, int | float))
-    one = call.operator in overloads("var", "std") and field.function is None
+    one = call.operator in SPREADS and field.function is None
     return one and not bool(means(tensor, field).any())
 
 

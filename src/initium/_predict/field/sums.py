@@ -6,6 +6,7 @@ every term is, or is too small to matter.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -49,6 +50,7 @@ def match(
     second: torch.Tensor,
     mean: torch.Tensor | None = None,
     fewest: int = FEWEST,
+    found: torch.Tensor | None = None,
 ) -> bool:
     """Give a tensor the moments that are predicted for its positions.
 
@@ -57,14 +59,15 @@ def match(
         mean: E[x]; it is given only to what has both signs, so that no root turns out missing, and
             a mean of zero is left to stray as it does.
         fewest: channels that it takes.
+        found: the ``squares`` that the tensor has, where they are known.
 
     Returns:
         Whether it was possible: there are enough channels, and what is not zero can be.
     """
-    if not out.is_floating_point() or channels_of(out, field) < fewest:
+    if not out.is_floating_point() or (count := channels_of(out, field)) < fewest:
         return False
-    found = squares(out, field)
-    if mean is not None and channels_of(out, field) > 1 and bool(out.min() < 0 < out.max()):
+    found = squares(out, field) if found is None else found
+    if mean is not None and count > 1 and _has_both_signs(out):
         held = _average(out, field)
         aim = torch.where(mean.square() > ROUNDING * second, mean, held)
         spread = second - aim.square()
@@ -79,17 +82,23 @@ def match(
     return True
 
 
+def _has_both_signs(tensor: torch.Tensor) -> bool:
+    low, high = tensor.aminmax()
+    return low.item() < 0 < high.item()
+
+
 def _ratio(predicted: torch.Tensor, found: torch.Tensor) -> torch.Tensor | None:
-    ratio = torch.where(found > 0, predicted / found, 1.0)
-    possible = ratio.isfinite() & (ratio >= 0) & ~((found <= 0) & (predicted > 0))
-    return ratio.sqrt() if bool(possible.all()) else None
+    some = found > 0
+    ratio = torch.where(some, predicted / found, 1.0)
+    possible = (ratio >= 0) & (ratio < torch.inf) & ~((found <= 0) & (predicted > 0))
+    return ratio.sqrt_() if possible.all().item() else None
 
 
 def channels_of(tensor: torch.Tensor, field: Field) -> int:
     """How many channels a tensor has."""
     assert field.channels is not None
-    sizes = [size for size, held in zip(tensor.shape, field.channels, strict=True) if held]
-    return torch.Size(sizes).numel()
+    pairs = zip(tensor.shape, field.channels, strict=True)
+    return math.prod(size for size, held in pairs if held)
 
 
 def _average(tensor: torch.Tensor, field: Field) -> torch.Tensor:
@@ -104,7 +113,8 @@ def expectation(
     base: torch.Tensor, field: Field, made: object = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """E[f(z)] and E[f(z)^2] by position, for z with the moments that ``base`` has there."""
-    mean, second = means(base, field), squares(base, field)
+    second = squares(base, field)
+    mean = means(base, field, second)
     return moments(made, mean, second - mean**2) if callable(made) else (mean, second)
 
 
@@ -131,8 +141,9 @@ def summed(out: torch.Tensor, plain: Field, terms: Sequence[Term], independent: 
         for at, (_, one) in enumerate(pairs)
         for _, other in pairs[:at]
     )
-    strange = abs(float(squares(out, plain).mean()) - power) > SIGMAS * noise + 1e-4 * power
-    if not independent or strange or not match(out, plain, second, mean, fewest=1):
+    found = squares(out, plain)
+    strange = abs(float(found.mean()) - power) > SIGMAS * noise + 1e-4 * power
+    if not independent or strange or not match(out, plain, second, mean, 1, found):
         tier = SAMPLED
     return replace(plain, tier=tier, gaussian=gaussian)
 
@@ -140,13 +151,14 @@ def summed(out: torch.Tensor, plain: Field, terms: Sequence[Term], independent: 
 def _moments(term: Term, plain: Field) -> tuple[torch.Tensor, torch.Tensor]:
     """E and E of the square, by position."""
     tensor, field, factor = term.tensor, term.field, term.factor
+    second = squares(tensor, plain)
     if field is None or not any(field.channels or ()):
         mean = _average(tensor, plain)
     elif field.gaussian and field.function is not None and field.base is not None:
         mean, _ = expectation(field.base, field, field.function)
     else:
-        mean = means(tensor, plain)
-    return factor * mean, factor * factor * squares(tensor, plain)
+        mean = means(tensor, plain, second)
+    return factor * mean, factor * factor * second
 
 
 def _normal(term: Term, plain: Field, small: bool) -> bool:

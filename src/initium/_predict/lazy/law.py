@@ -86,13 +86,16 @@ class Law:
         """How many directions are known, on both sides together."""
         raise NotImplementedError
 
-    def product(self, x: torch.Tensor, side: int, keep: bool = True) -> torch.Tensor:
+    def product(
+        self, x: torch.Tensor, side: int, keep: bool = True, length: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """``x W^T`` for vectors of side 0, ``x W`` for those of side 1.
 
         Args:
             x: ``[k, columns]`` or ``[k, rows]``, finite.
             side: of the vectors.
             keep: whether the product may be asked for again.
+            length: their :func:`lengths`, where they are known.
 
         Returns:
             ``[k, rows]`` or ``[k, columns]``.
@@ -148,8 +151,10 @@ class Gaussian(Law):
     def variance(self) -> float:
         return 1.0
 
-    def product(self, x: torch.Tensor, side: int, keep: bool = True) -> torch.Tensor:
-        old, fresh, new = split(x, self.bases[side])
+    def product(
+        self, x: torch.Tensor, side: int, keep: bool = True, length: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        old, fresh, new = split(x, self.bases[side], length)
         known = self.images[side]
         if not len(fresh):
             return known.sum(old)
@@ -223,10 +228,12 @@ class Haar(Law):
     def variance(self) -> float:
         return 1 / max(self.sizes)
 
-    def product(self, x: torch.Tensor, side: int, keep: bool = True) -> torch.Tensor:
+    def product(
+        self, x: torch.Tensor, side: int, keep: bool = True, length: torch.Tensor | None = None
+    ) -> torch.Tensor:
         order = max(self.sizes)
         padded = torch.nn.functional.pad(x, (0, order - x.shape[1]))
-        old, fresh, new = split(padded, self.bases[side])
+        old, fresh, new = split(padded, self.bases[side], length)
         image = self.bases[1 - side]
         y = image.sum(old)
         if len(fresh):
@@ -256,20 +263,26 @@ class Haar(Law):
 def lengths(x: torch.Tensor) -> torch.Tensor:
     """Of the rows, ``[k, 1]``; in double precision where squares might overflow or vanish."""
     found = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    if bool(((found > 1e-12) & (found < 1e15)).all()):
+    least, most = found.aminmax() if len(x) else (found.new_ones(()),) * 2
+    if least.item() > 1e-12 and most.item() < 1e15:
         return found
     return torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float64).to(x.dtype)
 
 
-def split(x: torch.Tensor, known: Rows) -> tuple[torch.Tensor, Rows, torch.Tensor]:
+def split(
+    x: torch.Tensor, known: Rows, length: torch.Tensor | None = None
+) -> tuple[torch.Tensor, Rows, torch.Tensor]:
     """``x = old known + new fresh``, with ``fresh`` orthonormal and orthogonal to ``known``."""
     least = RESOLUTION[x.dtype]
-    length = lengths(x)
+    length = lengths(x) if length is None else length
     rest = x / length.clamp_min(torch.finfo(x.dtype).tiny)
     old = torch.zeros(len(x), len(known), dtype=x.dtype)
     if not len(known):
         some = length.squeeze(1) > 0
-        fresh, part = _orthonormal(rest if bool(some.all()) else rest[some], least)
+        if some.all().item():
+            fresh, part = _orthonormal(rest, least)
+            return old, fresh, part.mul_(length)
+        fresh, part = _orthonormal(rest[some], least)
         new = part.new_zeros(len(x), len(fresh))
         new[some] = part
         return old, fresh, new * length

@@ -46,7 +46,12 @@ class Matrix:
     ) -> None:
         self.sizes = sizes
         self.law = law
-        self.scales = scales
+        self.gain = math.prod(float(s) for s in scales if s is not None and s.numel() == 1)
+        self.scales = tuple(None if s is None or s.numel() == 1 else s for s in scales)
+        self.power = [
+            self.gain**2 * (float(size) if s is None else float(s.double().square().sum()))
+            for size, s in zip(sizes, self.scales, strict=True)
+        ]
         self.means = means
         self.note = note
         self.values: torch.Tensor | None = None
@@ -78,33 +83,45 @@ class Matrix:
         self.astray = False
         if self.values is not None:
             return x @ (self.values if side else self.values.T)
-        finite = lengths(x).isfinite().squeeze(1)
-        if not bool(finite.all()):
+        length = lengths(x)
+        if not length.isfinite().all().item():
             finite = x.isfinite().all(1)
             y = x.new_full((len(x), self.sizes[1 - side]), math.nan)
-            y[finite] = self._product(x[finite], side, stretch, last, bound)
+            if finite.any().item():
+                y[finite] = self._product(x[finite], None, side, stretch, last, bound)
             return y
-        return self._product(x, side, stretch, last, bound)
+        return self._product(x, length, side, stretch, last, bound)
 
     def _product(
-        self, x: torch.Tensor, side: int, stretch: bool, last: bool, bound: float | None
+        self,
+        x: torch.Tensor,
+        length: torch.Tensor | None,
+        side: int,
+        stretch: bool,
+        last: bool,
+        bound: float | None,
     ) -> torch.Tensor:
         if self.law is None:
             y = x.new_zeros(len(x), self.sizes[1 - side])
         else:
-            before = _times(x, self.scales[side])
+            given, made = self.scales[side], self.scales[1 - side]
+            before = x if given is None else x * given
+            length = length if given is None and length is not None else lengths(before)
             done = self._was_last(side, last)
-            y = self.law.product(before, side, keep=not done)
-            if (scale := self.scales[1 - side]) is not None:
-                y *= scale
-            if stretch and (in_backward() or not self.used[1 - side]):
-                power = self.law.variance * _power(self.scales[1 - side], y.shape[1])
-                share = 1.0 if bound is None else float(y.square().sum())
+            y = self.law.product(before, side, not done, length)
+            if made is not None:
+                y *= made
+            stretched = stretch and (in_backward() or not self.used[1 - side])
+            if stretched:
+                power = self.law.variance * self.power[1 - side]
+                share = 1.0 if bound is None else float(y.square().sum()) * self.gain**2
                 expected = 1.0 if bound is None else float(before.square().sum()) * power
                 noise = 6 * (2 / y.shape[1] / len(y)) ** 0.5
                 self.astray = abs(share - expected) > ((bound or 0.0) + noise) * expected
-                if not self.astray:
-                    y *= _stretch(before, y, power)
+            if stretched and not self.astray:
+                y *= _stretch(length, y, power)
+            elif self.gain != 1:
+                y *= self.gain
             self.used[side] = True
             if done:
                 self.law.forget()
@@ -132,7 +149,9 @@ class Matrix:
         made = torch.zeros(rows, columns)
         if self.law is not None:
             made = self.law.whole()
-            made = _times(_times(made, self.scales[0]).T, self.scales[1]).T
+            for scale in self.scales:
+                made = (made if scale is None else made * scale).T
+            made = made * self.gain
         if self.means is not None:
             ones = [torch.ones(size) for size in self.sizes]
             across, down = (o if m is None else m for o, m in zip(ones, self.means, strict=True))
@@ -145,21 +164,10 @@ def in_backward() -> bool:
     return torch._C._current_graph_task_id() >= 0
 
 
-def _stretch(x: torch.Tensor, y: torch.Tensor, power: float) -> torch.Tensor:
+def _stretch(length: torch.Tensor, y: torch.Tensor, power: float) -> torch.Tensor:
     """What gives every product its expected length."""
-    long, short = (torch.linalg.vector_norm(v, dim=1, keepdim=True) for v in (x, y))
-    return torch.where(short > 0, long * power**0.5 / short, 1.0)
-
-
-def _power(scale: torch.Tensor | None, size: int) -> float:
-    """The sum of the squares of so many factors."""
-    if scale is None:
-        return float(size)
-    return float(scale.double().square().sum()) * (size if scale.numel() == 1 else 1)
-
-
-def _times(x: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
-    return x if scale is None else x * scale
+    short = torch.linalg.vector_norm(y, dim=1, keepdim=True)
+    return torch.where(short > 0, length * power**0.5 / short, 1.0)
 
 
 def matrix_of(

@@ -92,7 +92,8 @@ class LazyWeight(torch.Tensor):
         kwargs = kwargs or {}
         handler = HANDLERS.get(func)
         if handler is not None:
-            result = handler(func, *args, **kwargs)
+            with torch._C.DisableTorchFunction():  # what is done here is no part of the model
+                result = handler(func, *args, **kwargs)
             if result is not NotImplemented:
                 return result
         elif func._can_decompose():
@@ -274,6 +275,11 @@ def _scaled(func: Any, weight: Any, by: Any) -> Any:
 def contract(weight: LazyWeight, x: torch.Tensor, given: int) -> torch.Tensor:
     """The last dimension of ``x`` with dimension ``given`` of a matrix; the other one is made."""
     view, source = weight.view_, weight.source
+    if x.shape[-1] != weight.shape[given]:
+        raise RuntimeError(
+            f"{source.name} of shape {tuple(weight.shape)} takes {weight.shape[given]} channels, "
+            f"and not {x.shape[-1]}"
+        )
     rows = x.reshape(-1, x.shape[-1])
     place = source.place(view.axes(given), view.axes(1 - given), view, len(rows))
     if place is None:
@@ -295,7 +301,7 @@ def contract(weight: LazyWeight, x: torch.Tensor, given: int) -> torch.Tensor:
         shared.both.add(source.name)
     shared.used = source.name, place.side
     scale = place.matrix.scales[1 - place.side]
-    shared.scale = None if scale is None or scale.numel() == 1 else scale
+    shared.scale = scale
     if out is not None and shared.scale is not None:
         shared.scale = shared.scale[out]
     y = y if out is None else y[:, out]
@@ -363,7 +369,7 @@ def _grouped(
 
 @_handles(aten.embedding.default)
 def _embedding(func: Any, weight: Any, indices: torch.Tensor, *_: Any, **__: Any) -> Any:
-    return _looked_up(weight, indices)
+    return _looked_up(weight, indices, lowest=0)
 
 
 @_handles(aten.index_select.default)
@@ -378,12 +384,16 @@ def _index(func: Any, weight: Any, indices: Sequence[Any]) -> Any:
     return _looked_up(weight, indices[0])
 
 
-def _looked_up(weight: Any, indices: Any) -> Any:
-    """Rows, as products with unit vectors."""
+def _looked_up(weight: Any, indices: Any, lowest: int | None = None) -> Any:
+    """Rows, as products with unit vectors; rows are counted from the end below zero."""
     if not isinstance(weight, LazyWeight) or weight.dim() != 2:
         return NotImplemented
     used, which = indices.reshape(-1).unique(return_inverse=True)
     source, view = weight.source, weight.view_
+    least, size = -weight.shape[0] if lowest is None else lowest, weight.shape[0]
+    beyond = [index for index in used[[0, -1]].tolist() if not least <= index < size]
+    if beyond:
+        raise IndexError(f"{source.name} has {size} rows, and no row {beyond[-1]}")
     place = source.place(view.axes(0), view.axes(1), view, len(used))
     if place is None or place.matrix.values is not None:
         rows = _rows(weight, place, used % weight.shape[0])
