@@ -111,6 +111,7 @@ CODES = [
     ("plan", SMALL, "--recipe", "normal(0.02)", "--diff", "he", 1),
     ("predict", SMALL, "--recipe", "he", "--draws", "3", 0),
     ("predict", SMALL, "--recipe", "he", "--draws", "3", "--loss", "m.py:squares", 0),
+    ("predict", "m.py:healthy", "--inputs", "m.py:batch", "--draws", "0", "--eval", 0),
     ("coord", SMALL, "--recipe", "he", "--widths", "32,64", "--seeds", "1", "--steps", "1", 1),
     ("explain", "rules", 0),
     ("recipes", 0),

@@ -2,7 +2,7 @@
 
 Names that a page takes as given (``model``, ``batch``, ...) are set beforehand. Left out: what
 needs a cluster or a trainer (their own tests and the scripts under ``examples`` run that), and
-``findings.md``, whose examples are lines to recognise.
+``findings.md``, whose examples are lines to recognise. Of ``predict.md``, what it prints too.
 """
 
 from __future__ import annotations
@@ -105,3 +105,36 @@ def test_the_python_of_a_page_runs(
         if not any(word in block[1] for word in ELSEWHERE):
             line = text[: block.start()].count("\n") + 1
             exec(compile("\n" * line + block[1], str(ROOT / page), "exec"), names)
+
+
+def test_what_the_page_of_predictions_shows_is_what_is_printed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text, names = (ROOT / "docs/predict.md").read_text(), dict[str, Any]()
+    torch.manual_seed(0)
+    for block in BLOCK.finditer(text):
+        exec(block[1], names)
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    shown = re.findall(r"^```\n(.*?)^```$", BLOCK.sub("", text), re.MULTILINE | re.DOTALL)
+    assert len(shown) == 2
+    for line in "".join(shown).splitlines():
+        words = line.split()
+        assert (
+            words in ([], ["..."])
+            or words[0][0] == "─"
+            or any(_alike(words, other) for other in printed)
+        ), line
+
+
+def _alike(words: list[str], others: list[str]) -> bool:
+    """Whether they are the same, numbers of few draws within a factor of five."""
+    return len(words) == len(others) and all(
+        one == other or _near(one, other) for one, other in zip(words, others, strict=True)
+    )
+
+
+def _near(one: str, other: str) -> bool:
+    try:
+        return 0.2 < float(one.rstrip(":")) / float(other.rstrip(":")) < 5
+    except ValueError:
+        return False

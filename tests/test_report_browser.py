@@ -10,10 +10,13 @@ from typing import Any
 
 import fakes
 import pytest
+import torch
 
+import initium
 from initium._report.comparison import compare_reports
 from initium._report.comparison_page import render_comparison
 from initium._report.html import render_html
+from initium._report.prediction import render_prediction
 from initium._report.story import Panel, render_story
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -57,9 +60,19 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ),
         "story": render_story([Panel(s, f"About {s}.", fakes.mlp(10, s), "g") for s in starts]),
     }
+    net = torch.nn.Sequential(*(layer() for _ in range(4) for layer in (_linear, torch.nn.Tanh)))
+    inputs = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+    plan = initium.plan(net, "he", inputs)
+    found = replace(initium.predict(net, plan, inputs, draws=3), problem="x" * 300)
+    texts["prediction"] = render_prediction(found, initium.model_edges(net, plan, inputs))
+    texts["beside"] = render_html(initium.check(net, inputs, prediction=found))
     for name, text in texts.items():
         (folder / f"{name}.html").write_text(text, "utf-8", "backslashreplace")
     return {name: folder / f"{name}.html" for name in texts}
+
+
+def _linear() -> torch.nn.Module:
+    return torch.nn.Linear(32, 32)
 
 
 class Tab:
@@ -100,7 +113,7 @@ def tab(browser: Any) -> Iterator[Any]:
 
 NAMES = (
     *("vanishing", "thousand", "hostile", "empty", "story"),
-    *("gpt", "comparison", "hostile-comparison"),
+    *("gpt", "comparison", "hostile-comparison", "prediction", "beside"),
 )
 
 
@@ -410,3 +423,17 @@ def test_everything_that_can_be_reached_has_a_name(tab: Any, pages: dict[str, Pa
           return !said.trim();
         }).map((item) => item.outerHTML)""")
     assert nameless == []
+
+
+def test_the_curves_of_a_prediction_lead_to_its_rows_by_keyboard(
+    tab: Any, pages: dict[str, Path]
+) -> None:
+    opened = tab(pages["prediction"], color_scheme="dark")
+    opened.page.locator("#depth .charts").focus()
+    opened.page.keyboard.press("ArrowRight")
+    told = opened.page.locator("#depth").inner_text()
+    assert "Point at the curve" not in told
+    assert "Linear" in told
+    opened.page.keyboard.press("Enter")
+    assert opened.page.url.rpartition("#")[2].startswith("layer-")
+    assert opened.complaints == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import runpy
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,11 +18,14 @@ from torch import nn
 
 import initium
 from initium import _cli
+from initium._predict.records import Band
 from initium._report.comparison import Side, compare_reports
 from initium._report.comparison_page import render_comparison
+from initium._report.html import render_html
 from initium._report.reading import is_report
 from initium._report.records import LossRecord, Report
 from initium._report.schema import report_schema
+from initium._report.words import number
 from initium.errors import InputError
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -376,6 +380,33 @@ def test_diff_says_what_does_not_fit(
     Path("plan.json").write_text('{"initium": "plan"}')
     assert _cli.run(line.split()) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_prediction_stands_beside_what_was_measured(checked: Report) -> None:
+    assert checked.prediction is not None
+    prediction = replace(checked.prediction, loss=2.5, loss_band=Band(2.25, 2.75))
+    checked = replace(checked, prediction=prediction)
+    text, page = str(checked), render_html(checked)
+    first = next(iter(prediction.layers.values()))
+    (line,) = [one for one in text.splitlines() if one.startswith(f"{first.name} ")]
+    held = checked.layers[first.name]
+    for value in (
+        held.second_moment, first.second_moment, held.grad_second_moment, first.grad_second_moment,
+    ):  # fmt: skip
+        assert number(value) in line.split()
+        assert f">{number(value)}<" in page
+    assert max(map(len, text.splitlines())) <= 80
+    said = "predict From 3 lazy draws: first loss 2.500, in 95% of starts 2.250 to 2.750."
+    assert said in " ".join(text.split())
+    assert "<dt>predicted</dt><dd>2.500</dd>" in page
+    assert page.count("Predicted</button>") == 2
+    less = replace(prediction, layers={}, loss=None, loss_band=None, draws=0, problem="it fails")
+    text = str(replace(checked, prediction=less))
+    assert "predict From closed forms. Not all: it fails" in " ".join(text.split())
+    assert "–" in text
+    alone = replace(checked, prediction=None)
+    assert not re.search("predict (?!ed)", str(alone))
+    assert "Predicted</button>" not in render_html(alone)
 
 
 def test_a_prediction_has_a_page_too(checked: Report, tmp_path: Path) -> None:

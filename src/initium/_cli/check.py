@@ -26,6 +26,7 @@ from initium._cli.models import (
 )
 from initium._cli.options import (
     Debug,
+    Evaluation,
     FailOn,
     FailOnOption,
     Inputs,
@@ -54,9 +55,7 @@ def check(
     loss: Loss = None,
     tiny: Tiny = False,
     seed: Seed = 0,
-    evaluation: Annotated[
-        bool, typer.Option("--eval", help="Measure in evaluation mode instead of training mode.")
-    ] = False,
+    evaluation: Evaluation = False,
     deep: Annotated[
         bool,
         typer.Option(

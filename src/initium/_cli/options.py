@@ -72,6 +72,9 @@ Loss = Annotated[
         help="The loss, called with the model's output and the targets.",
     ),
 ]
+Evaluation = Annotated[
+    bool, typer.Option("--eval", help="In evaluation mode instead of training mode.")
+]
 FailOnOption = Annotated[
     FailOn, typer.Option("--fail-on", help="Exit with 1 from this severity on.")
 ]

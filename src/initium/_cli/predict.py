@@ -22,6 +22,7 @@ from initium._cli.models import (
 )
 from initium._cli.options import (
     Debug,
+    Evaluation,
     Inputs,
     Json,
     Loss,
@@ -34,6 +35,7 @@ from initium._cli.options import (
 from initium._cli.output import echo_json
 from initium._cli.progress import working
 from initium._cli.sizes import edges_of, grid_of, numbers
+from initium.errors import ModelError
 
 __all__ = ["predict"]
 
@@ -68,6 +70,7 @@ def predict(
     loss: Loss = None,
     tiny: Tiny = False,
     seed: Seed = 0,
+    evaluation: Evaluation = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -76,7 +79,8 @@ def predict(
     With --recipe or --plan weights are never made, so that a model of any size can be asked about:
     products with them are drawn from their exact laws. Without, the weights that MODEL's own code
     made are measured, matrix by matrix. --widths and --depths build MODEL in other sizes and show
-    where a start breaks and how it scales.
+    where a start breaks and how it scales. Where a part of MODEL cannot be predicted, the rest is
+    shown, and the exit code is 2.
     """
     sizes = numbers("--widths", widths), numbers("--depths", depths)
     if any(sizes) and (plan_file or edge or html):
@@ -90,12 +94,17 @@ def predict(
     must_be_writable(html)
     must_be_apart({"--html": html}, {"--plan": plan_file})
     if any(sizes):
-        grid = grid_of(model, start, *sizes, inputs, loss, tiny=tiny, seed=seed, draws=draws)
+        grid = grid_of(
+            model, start, *sizes, inputs, loss, tiny=tiny, seed=seed, evaluation=evaluation,
+            draws=draws,
+        )  # fmt: skip
         typer.echo(grid.to_json() if as_json else str(grid))
         return
     loaded = load_model(model, inputs, tiny=tiny, seed=seed, meta=start is not None)
     if loss is not None:
         loaded = with_loss(loaded, loss)
+    if evaluation:
+        loaded.model.eval()
     made = plan_of(loaded, start, seed) if start is not None else None
     if edge and html is None:
         edges = edges_of(loaded, made)
@@ -123,3 +132,5 @@ def predict(
     typer.echo(found.to_json() if as_json else str(found))
     if html is not None:
         typer.echo(f"page: {html}", err=as_json)
+    if found.problem:
+        raise ModelError(f"not all could be predicted: {found.problem}")

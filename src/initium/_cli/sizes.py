@@ -38,6 +38,7 @@ def grid_of(
     *,
     tiny: bool,
     seed: int,
+    evaluation: bool,
     draws: int,
 ) -> initium.Grid:
     """The model that a text names, in every size."""
@@ -50,6 +51,8 @@ def grid_of(
         loaded = load(
             model, tiny=tiny, seed=seed, meta=meta, inputs=inputs, width=width, depth=depth
         )
+        if evaluation:
+            loaded.model.eval()
         return loaded.model, loaded.inputs, loaded.targets
 
     with working(f"predicting {model}"), redirect_stdout(sys.stderr):

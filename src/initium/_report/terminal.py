@@ -11,6 +11,7 @@ import math
 import shutil
 import sys
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -20,12 +21,26 @@ from initium._report.charts import Scale, scale
 from initium._report.depth import Gap, fold, through
 from initium._report.records import Finding, LayerRecord, Report
 from initium._report.sentences import labelled
-from initium._report.words import count, listed, loss_sentence, number, plain, summary, verdict
+from initium._report.words import (
+    count,
+    listed,
+    loss,
+    loss_sentence,
+    number,
+    plain,
+    summary,
+    verdict,
+)
+
+if TYPE_CHECKING:
+    import initium._predict.records
 
 __all__ = ["render_report", "terminal_width"]
 
 _LIMIT = 32
-_BAR = 10
+_BAR, _NARROW = 10, 6
+"""Columns of a bar, and of one beside what was predicted."""
+_PREDICTED = "predicted: by the prediction that was passed"
 _NUMBERS = 50
 """Columns that the numbers and bars of the layer table take."""
 _TYPE = 13
@@ -69,6 +84,8 @@ def _parts(report: Report, width: int) -> Iterable[RenderableType]:
         yield _finding(finding)
     yield ""
     yield _labelled("loss", loss_sentence(report.loss))
+    if report.prediction is not None:
+        yield _labelled("predict", _predicted(report.prediction))
     for label, text in labelled(report):
         yield _labelled(label, text)
     for label, text in report.deep.lines() if report.deep is not None else ():
@@ -130,6 +147,8 @@ def _layers(report: Report, width: int) -> RenderableType:
     forward = scale(layer.second_moment for layer in path.layers)
     backward = scale(layer.grad_second_moment for layer in path.layers)
 
+    known = report.prediction.layers if report.prediction is not None else None
+    bar = _BAR if known is None else _NARROW
     longest = max(len(plain(row.name)) for row in rows if isinstance(row, LayerRecord))
     typed = longest + _TYPE + 1 + _NUMBERS <= width
 
@@ -138,20 +157,30 @@ def _layers(report: Report, width: int) -> RenderableType:
     if typed:
         table.add_column("type", no_wrap=True, overflow="ellipsis", max_width=_TYPE, style="dim")
     table.add_column(Text("E[x²]"), justify="right", no_wrap=True, min_width=7)
-    table.add_column("forward →", no_wrap=True, min_width=_BAR, style="cyan")
-    table.add_column("signal", justify="right", no_wrap=True, min_width=7)
+    if known is None:
+        table.add_column("forward →", no_wrap=True, min_width=bar, style="cyan")
+        table.add_column("signal", justify="right", no_wrap=True, min_width=7)
+    else:
+        table.add_column("predicted", justify="right", no_wrap=True)
+        table.add_column("→", no_wrap=True, min_width=bar, style="cyan")
     table.add_column(Text("E[g²]"), justify="right", no_wrap=True, min_width=7)
-    table.add_column("← backward", no_wrap=True, min_width=_BAR, style="magenta")
+    if known is not None:
+        table.add_column("predicted", justify="right", no_wrap=True)
+    table.add_column("← backward" if known is None else "←", no_wrap=True, min_width=bar,
+                     style="magenta")  # fmt: skip
     for row in rows:
         if isinstance(row, Gap):
             table.add_row(Text(f"⋮ {row.layers:,} more", "dim"))
             continue
         name = Text(_middle(plain(row.name) or "(model)", max(width - _NUMBERS, 12)))
         kind = [Text(plain(row.module_type))] if typed else []
-        table.add_row(name, *kind, *_numbers(row, forward, backward))
+        if known is None:
+            table.add_row(name, *kind, *_numbers(row, forward, backward))
+        else:
+            table.add_row(name, *kind, *_beside(row, known.get(row.name), forward, backward))
     caption = (
         f"bars: powers of ten, {_span(forward)} forward and {_span(backward)} backward; "
-        "signal: the variance between samples"
+        f"{'signal: the variance between samples' if known is None else _PREDICTED}"
     )
     return Group(table, Text(f"{said}; {caption}" if said else caption, "dim"))
 
@@ -166,6 +195,34 @@ def _numbers(layer: LayerRecord, forward: Scale, backward: Scale) -> tuple[Text,
     )
 
 
+def _beside(
+    layer: LayerRecord,
+    expected: initium._predict.records.LayerPrediction | None,
+    forward: Scale,
+    backward: Scale,
+) -> tuple[Text, ...]:
+    """What was measured, and beside it what was predicted."""
+    return (
+        Text(number(layer.second_moment)),
+        Text(number(expected.second_moment if expected else None)),
+        Text(_bar(layer.second_moment, forward, _NARROW)),
+        Text(number(layer.grad_second_moment)),
+        Text(number(expected.grad_second_moment if expected else None)),
+        Text(_bar(layer.grad_second_moment, backward, _NARROW)),
+    )
+
+
+def _predicted(prediction: initium._predict.records.Prediction) -> str:
+    """The first loss that was predicted, and what was not."""
+    made = count(prediction.draws, "lazy draw") if prediction.draws else "closed forms"
+    line, band = f"From {made}", prediction.loss_band
+    if prediction.loss is not None:
+        line += f": first loss {loss(prediction.loss)}"
+    if band is not None:
+        line += f", in 95% of starts {loss(band.low)} to {loss(band.high)}"
+    return f"{line}. {prediction.problem and f'Not all: {prediction.problem}'}".strip()
+
+
 def _middle(name: str, width: int) -> str:
     """The name with its middle left out where it is longer than ``width``."""
     if len(name) <= width:
@@ -174,10 +231,10 @@ def _middle(name: str, width: int) -> str:
     return f"{name[: width - tail - 1]}…{name[-tail:]}"
 
 
-def _bar(value: float | None, on: Scale) -> str:
+def _bar(value: float | None, on: Scale, width: int = _BAR) -> str:
     if value is not None and not math.isfinite(value):
-        return "!" * _BAR
-    eighths = round((on.at(value) or 0.0) * _BAR * 8)
+        return "!" * width
+    eighths = round((on.at(value) or 0.0) * width * 8)
     if value and not eighths:
         eighths = 1
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()

@@ -59,11 +59,11 @@ def count(items: int, noun: str) -> str:
     """A number of things, with thousands apart.
 
     Example:
-        >>> count(1, "error"), count(1200, "layer"), count(2, "branch"), count(3, "matrix")
-        ('1 error', '1,200 layers', '2 branches', '3 matrices')
+        >>> count(1, "error"), count(1200, "layer"), count(2, "pass"), count(3, "matrix")
+        ('1 error', '1,200 layers', '2 passes', '3 matrices')
     """
     if items != 1:
-        noun = re.sub("ix$", "ice", noun) + ("es" if noun.endswith("ch") else "s")
+        noun = re.sub("ix$", "ice", noun) + ("es" if noun.endswith(("ch", "ss")) else "s")
     return f"{items:,} {noun}"
 
 
