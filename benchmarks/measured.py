@@ -33,10 +33,12 @@ from initium._predict.draw import start_of
 from initium._predict.measure import Gauge
 from initium._predict.passes import everywhere, run_passes
 from initium._predict.realised import realised_plan
-from initium._predict.records import LayerMoments
+from initium._predict.records import Draw, LayerMoments
 from initium._types import ModelView
 
-__all__ = ["METHODS", "PREDICTED", "STARTS", "TREE", "aim", "examine", "log", "mean", "summary"]
+__all__ = [
+    "METHODS", "PREDICTED", "STARTS", "TREE", "again", "aim", "examine", "log", "mean", "summary",
+]  # fmt: skip
 
 METHODS = {"closed form": 0, "lazy draws": 4}
 """What is compared, and the draws that it takes."""
@@ -196,14 +198,38 @@ def _predict(
     """A prediction by one method; ``error`` where there is none."""
     began = time.perf_counter()
     model = _started(net, view, plan, start, 0)
-    asked = None if start == "own" else plan
     count = METHODS[label]
     try:
-        law = realised_plan(model, net.inputs) if asked is None else asked
+        law = realised_plan(model, net.inputs) if start == "own" else plan
         made = run_passes(model, law, net.inputs, targets=net.targets, draws=count)
     except Exception as error:
         return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
-    runs = made.lazy if count else made.closed
+    found = _figures(model, made.lazy if count else made.closed, label)
+    return {**found, "seconds": time.perf_counter() - began}
+
+
+def again(name: str, start: str, label: str, passes: int) -> dict[str, Any]:
+    """A prediction over many passes, none of which :func:`examine` makes."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    net = build(name)
+    view = initium.inspect(net.model, net.inputs)
+    plan = initium.plan(view, "torch" if start == "own" else start)
+    model = _started(net, view, plan, start, 0)
+    law = realised_plan(model, net.inputs) if start == "own" else plan
+    runs: list[Draw] = []
+    for seed in range(1, passes + 1):  # a prediction has seed 0
+        count = passes if METHODS[label] else 0
+        made = run_passes(model, law, net.inputs, targets=net.targets, draws=count, seed=seed)
+        runs += made.lazy if count else made.closed
+        if len(runs) >= passes or len(made.closed) == 1:
+            break
+    return _figures(model, runs, label)
+
+
+def _figures(model: nn.Module, runs: Sequence[Draw], label: str) -> dict[str, Any]:
+    """What passes predict at every block, and of the loss."""
+    count = METHODS[label]
     first = runs[0]
     shared = set(everywhere(runs))
     held = {name: one for name, one in first.layers.items() if name in shared}
@@ -228,7 +254,6 @@ def _predict(
         "loss": [*mean(losses), label if count else first.loss_tier] if losses else None,
         "passes": len(runs),
         "notes": list(dict.fromkeys(note for run in runs for note in run.notes))[:4],
-        "seconds": time.perf_counter() - began,
     }
 
 

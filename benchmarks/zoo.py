@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fresh import FRESH_NETS
 from lucidrains import TABLES
 from torch import nn
 from torch.nn import functional as F
@@ -28,7 +29,7 @@ from initium._load import load
 from initium._load.optional import import_optional
 from initium._load.tiny import Rung, shrink
 
-__all__ = ["MODELS", "Net", "alone", "build", "warm"]
+__all__ = ["FRESH", "MODELS", "Net", "alone", "build", "warm"]
 
 WIDEST = 256
 BATCH = 8
@@ -70,7 +71,7 @@ def build(name: str, seed: int = 0) -> Net:
         model = made()
         torch.manual_seed(1)
         return _with_labels(name, model, batch())
-    make, batch = NETS[rest]
+    make, batch = (NETS | FRESH_NETS)[rest]
     model = make()
     torch.manual_seed(1)
     return _with_labels(name, model, batch())
@@ -336,7 +337,24 @@ MODELS = (
     *(f"vit-pytorch:{name}" for name in LUCIDRAINS["vit-pytorch"]),
     *(f"timm:{name}" for name in TIMM),
 )
-"""Every model of the benchmark."""
+"""The models on which predictions were compared while they were written."""
+
+FRESH = (
+    *(f"net:{name}" for name in FRESH_NETS),
+    *(f"hf:{name}" for name in (
+        "smollm3", "minicpmv4_7", "laguna", "xclip", "mobilevitv2", "audio-spectrogram-transformer",
+        "unlimited_ocr", "moonshine", "glm4_moe_lite", "siglip",
+    )),
+    *(f"vit-pytorch:{name}" for name in (
+        "accept_video_wrapper.AcceptVideoWrapper", "efficient.ViT", "cross_vit.CrossViT",
+        "distill.DistillableViT", "simple_vit_with_patch_dropout.SimpleViT",
+    )),
+    *(f"timm:{name}" for name in (
+        "efficientvit_m3", "efficientformer_l1", "tiny_vit_5m_224", "vitamin_small_224",
+        "fastvit_sa24", "hgnet_small", "lcnetv2_large",
+    )),
+)  # fmt: skip
+"""Models held out, as ``fresh.py`` says."""
 
 
 def warm() -> None:
