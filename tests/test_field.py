@@ -645,3 +645,25 @@ def test_a_function_keeps_its_law_when_its_operand_is_written_to(name: str) -> N
         draw(model, plan, x, closed=closed).layers["after"] for closed in (True, False)
     )
     assert closed.second_moment == pytest.approx(drawn.second_moment, rel=0.15)
+
+
+class Token(nn.Module):
+    """A class token and places that are kept, and alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(1, 1, 128))
+        self.places = nn.Parameter(self.token.detach().repeat(1, 9, 1) / 2)
+        self.patch = nn.Linear(48, 128)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.cat([self.token.expand(len(x), -1, -1), self.patch(x)], 1)
+        return (x + self.places)[:, 0]
+
+
+def test_a_sum_of_kept_values_is_what_it_is() -> None:
+    torch.manual_seed(0)
+    net, batch = Token(), torch.randn(2, 8, 48)
+    found = initium.predict(net, initium.plan(net, "torch", inputs=batch), batch, draws=0)
+    expected = float(net(batch).detach().square().mean())
+    assert found.layers[""].second_moment == pytest.approx(expected, rel=1e-4)

@@ -63,6 +63,7 @@ class Field:
         fresh: the output of a product with a weight that was not used before, and a random bias.
         second: of such a product, E[x^2] of every element, along channels too.
         mixed: a gradient with a term that is made of the signal alone, as of a loss on its way.
+        still: the positions that hold constants, as a kept class token does; ``None``: no such.
     """
 
     channels: tuple[bool, ...] | None
@@ -74,6 +75,7 @@ class Field:
     fresh: bool = False
     second: torch.Tensor | None = None
     mixed: bool = False
+    still: torch.Tensor | None = None
 
 
 def weakest(fields: Iterable[Field | None]) -> str:

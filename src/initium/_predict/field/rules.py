@@ -558,4 +558,9 @@ def joined(call: Call) -> Field | None:
     if call.out.dim() > len(channels):
         channels = (*channels[:dim], False, *channels[dim:])
     pieces = frozenset().union(*(field.pieces for field in held))
-    return Field(channels, pieces, weakest(fields), gaussian and not channels[dim])
+    still = None
+    if len(held) < len(parts) and call.out.dim() == parts[0].dim() and not channels[dim]:
+        known = [torch.full((part.shape[dim],), call.field(part) is None) for part in parts]
+        still = torch.cat(known).reshape([-1 if at == dim else 1 for at in range(call.out.dim())])
+    normal = gaussian and not channels[dim]
+    return Field(channels, pieces, weakest(fields), normal, still=still)

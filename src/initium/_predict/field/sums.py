@@ -142,10 +142,23 @@ def summed(out: torch.Tensor, plain: Field, terms: Sequence[Term], independent: 
         for _, other in pairs[:at]
     )
     found = squares(out, plain)
+    still = _still(terms)
+    if still is not None:
+        mean = torch.where(still, _average(out, plain), mean)
+        second = torch.where(still, found, second)
     strange = abs(float(found.mean()) - power) > SIGMAS * noise + 1e-4 * power
     if not independent or strange or not match(out, plain, second, mean, 1, found):
         tier = SAMPLED
-    return replace(plain, tier=tier, gaussian=gaussian)
+    return replace(plain, tier=tier, gaussian=gaussian, still=still)
+
+
+def _still(terms: Sequence[Term]) -> torch.Tensor | None:
+    """Where every term is a constant: what is known there is the sum itself."""
+    held = [term.field.still for term in terms if term.field is not None]
+    if not held or any(one is None for one in held):
+        return None
+    masks = [one for one in held if one is not None]
+    return torch.stack(torch.broadcast_tensors(*masks)).all(0)
 
 
 def _moments(term: Term, plain: Field) -> tuple[torch.Tensor, torch.Tensor]:

@@ -66,7 +66,7 @@ def viewed(field: Field, shape: torch.Size, look: View, drawn: Outline | None = 
         return Field(None, pieces, SAMPLED)
     channels = tuple(True in kind for kind in kinds)
     second = _second(field, shape, look)
-    made = replace(field, channels=channels, pieces=pieces, second=second)
+    made = replace(field, channels=channels, pieces=pieces, second=second, still=None)
     if field.base is None:
         return made
     try:

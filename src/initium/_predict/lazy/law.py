@@ -19,8 +19,10 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Gaussian", "Haar", "Law", "lengths"]
+__all__ = ["NARROW", "Gaussian", "Haar", "Law", "lengths"]
 
+NARROW = 32
+"""Elements below which those of a vector of given length are far from normal."""
 RESOLUTION = {torch.float32: 1e-5, torch.float64: 1e-12}
 """A remainder smaller than this, relative to its vector, is rounding: nothing new was seen."""
 SOUND = 1e-3
@@ -116,7 +118,7 @@ class Gaussian(Law):
     Args:
         even: a new direction is mapped to a vector of exactly the expected length, orthogonal to
             those of the directions that are new with it: products have the lengths and angles of
-            infinite width, as far as there is room for them.
+            infinite width, as far as there is room for them and they are not narrow.
         free: the angles are those of random vectors all the same, and there is always room.
 
     Example:
@@ -161,7 +163,8 @@ class Gaussian(Law):
         basis, size = self.bases[1 - side], self.sizes[1 - side]
         drawn = self._normal(len(fresh), size)
         room = size - len(basis)
-        even = self.even and room > 0 and (self.free or len(fresh) + len(known) <= room)
+        fits = room > 0 and (self.free or len(fresh) + len(known) <= room)
+        even = self.even and size >= NARROW and fits
         if len(known) or 8 * (len(fresh) + len(basis)) > size:
             image = Rows(self._image(fresh, drawn, side, room if even else 0))
             y = image.sum(new, known.sum(old))

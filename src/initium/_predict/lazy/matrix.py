@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from initium._predict.lazy.law import Gaussian, Haar, Law, lengths
+from initium._predict.lazy.law import NARROW, Gaussian, Haar, Law, lengths
 from initium.errors import PlanError
 from initium.spec import (
     Blocks,
@@ -165,8 +165,11 @@ def in_backward() -> bool:
 
 
 def _stretch(length: torch.Tensor, y: torch.Tensor, power: float) -> torch.Tensor:
-    """What gives every product its expected length."""
+    """What gives every product its expected length; short products one factor in common, as their
+    elements would be far from normal on a sphere."""
     short = torch.linalg.vector_norm(y, dim=1, keepdim=True)
+    if y.shape[1] < NARROW:
+        short, length = torch.linalg.vector_norm(short), torch.linalg.vector_norm(length)
     return torch.where(short > 0, length * power**0.5 / short, 1.0)
 
 
