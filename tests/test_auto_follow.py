@@ -411,3 +411,70 @@ def test_the_point_of_a_target_is_reached():
         z = torch.randn(1_000_000) * math.sqrt(unit_point(phi, 3.0))
         assert getattr(F, phi)(z).square().mean().item() == pytest.approx(3.0, rel=0.02)
     assert unit_point("tanh", 3.0) == 1.0
+
+
+# Terms that are made of the same signals ---------------------------------------------------------
+
+
+class Net(nn.Module):
+    """Layers, and what is done with them."""
+
+    def __init__(self, run, **layers: nn.Module) -> None:
+        super().__init__()
+        self.run = run
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x):
+        return self.run(self, x)
+
+
+@pytest.mark.parametrize(
+    ("join", "expected"),
+    [
+        (lambda a, b: sum((a + b).chunk(2, -1)), 4.0),
+        (lambda a, b: a.chunk(2, -1)[0] - a.chunk(2, -1)[1], 2.0),
+        (lambda a, b: sum(F.relu(a).chunk(2, -1)), 2 + 2 / math.pi),
+        (lambda a, b: (F.relu(a + b) + a)[..., :64], 3.0),
+        (lambda a, b: torch.rsub(a, b, alpha=3)[..., :64], 10.0),
+    ],
+)
+def test_terms_are_as_dependent_as_they_are(join, expected):
+    layers = {"a": nn.Linear(64, 128), "b": nn.Linear(64, 128), "c": nn.Linear(64, 64)}
+    net = Net(lambda self, x: self.c(join(self.a(x), self.b(x))), **layers)
+    x = torch.randn(64, 64)
+    found = holds(net, x, 1.2)["c.weight"]
+    assert found.before == pytest.approx(expected, rel=5e-3)
+    assert found.followed
+
+
+@pytest.mark.parametrize(
+    ("same", "expected"), [(True, 4.0), (False, 2 + 2 / math.pi)], ids=["one input", "two"]
+)
+def test_a_matrix_that_reads_twice(same, expected):
+    def run(self, x):
+        other = x if same else self.p(x)
+        return self.c(F.relu(self.a(x)) + F.relu(self.a(other)))
+
+    net = Net(run, **{name: nn.Linear(64, 64) for name in "apc"})
+    plan = initium.plan(net, inputs=torch.randn(2, 64))
+    found = signals(initium.inspect(net, torch.randn(2, 64)))["c.weight"]
+    assert found.before == pytest.approx(expected, rel=5e-3)
+    assert found.followed is same
+    assert any("c.weight is joined" in note for note in plan.notes) is not same
+
+
+def test_a_dense_net_is_planned_in_seconds():
+    class Dense(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(4 * (i + 1), 4) for i in range(60))
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = torch.cat([x, F.relu(layer(x))], -1)
+            return x
+
+    calls = alike.cache_info().misses
+    initium.plan(Dense(), inputs=torch.zeros(2, 4))
+    assert alike.cache_info().misses - calls < 200

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import initium
 from initium import inspect
 from initium._types import Axes, ParameterView
+from initium.errors import ModelError
 
 
 class Attention(nn.Module):
@@ -418,3 +420,12 @@ def test_a_norm_behind_a_product_is_seen_and_what_reads_the_product_without_it(n
     seen = views(Normed(norm, direct), torch.randn(4, 8))["first.weight"]
     assert (seen.norm_after, seen.norm_skipped) == (True, direct)
     assert seen.activation == "relu"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("inside", [False, True])
+def test_torchscript_is_refused(inside):
+    net = torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
+    model = nn.Sequential(nn.Linear(4, 4), net) if inside else net
+    with pytest.raises(ModelError, match=f"^{'1' if inside else 'model'}: is a TorchScript module"):
+        initium.plan(model, inputs=torch.zeros(2, 4))

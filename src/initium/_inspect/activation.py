@@ -283,7 +283,10 @@ def _match(values: np.ndarray, part: np.ndarray | slice = slice(None)) -> str | 
     slope = -at[-1.0]
     candidates = [f"leaky_relu({slope:.6g})"] if 0 < slope < 1 else []
     if -8 < values[0] < 0:
-        candidates += [f"elu({-values[0] / (1 - math.exp(-8)):.6g})", f"celu({_celu(values[0]):.6g})"]
+        candidates += [
+            f"elu({-values[0] / (1 - math.exp(-8)):.6g})",
+            f"celu({_celu(values[0]):.6g})",
+        ]
     if at[0.0] > 0:
         candidates += [f"softplus({math.log(2) / at[0.0]:.6g})"]
     for text in candidates:

@@ -2,13 +2,14 @@
 activations, with their constant factors.
 
 Covered: ``add``, ``sub``, ``lerp``, means and sums over what was stacked, ``cat``, products of two
-signals, activations of anything, constant factors, pooling; resizing counts as nothing. Not
-covered: attention, tables, recurrent cells, learned factors: what holds one of them is no join.
+signals, activations of anything, constant factors, pooling; resizing counts as nothing, and a
+selection from a concatenation as the mean of its parts. Not covered: attention, tables, recurrent
+cells, learned factors: what holds one of them is no join.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from initium._inspect.activation import evaluated
@@ -32,7 +33,7 @@ LARGEST = 1024
 KEEPING = frozenset(op for op in POOL if "pool" in op or "upsample" in op) | {"mean", "amax"}
 """Pooling and resizing."""
 CATS = frozenset({"cat", "stack"})
-SUMS = frozenset({"add", "sub", "subtract", "lerp"})
+SUMS = frozenset({"add", "sub", "subtract", "rsub", "lerp"})
 MIXED = frozenset({"sum", "cat", "mul", "pool"})
 
 
@@ -43,6 +44,7 @@ class Joins:
     flow: Flow
     streams: Streams
     known: dict[int, Join | None] = field(default_factory=dict)
+    numbers: dict[tuple[object, ...], int] = field(default_factory=dict)
 
     def of(self, use: Use) -> Join | None:
         """What a matrix reads, where more than one product, norm or input makes it, or a factor
@@ -65,7 +67,7 @@ class Joins:
             here = step
             if step.id in self.streams.by_value:
                 break
-            if step.node is not None and step.node.op in SELECTION:
+            if _selects(step):
                 chosen = step.id
             if step.node is not None and step.node.op in SCALING:
                 before = self.flow.through(step.node)
@@ -74,6 +76,8 @@ class Joins:
                     return None
                 factor *= number
         found = self._made(here, chosen, deep)
+        if found is not None and found.parts and chosen >= 0:
+            found = self._selected(found, chosen)
         if found is None or factor == 1:
             return found
         return Join("sum", value.id, (found,), (factor,))
@@ -91,6 +95,7 @@ class Joins:
         use = flow.uses.matrix(node)
         if use is not None:
             kind: Literal["part", "product"] = "part" if chosen >= 0 else "product"
+            number = number if chosen >= 0 else self._repeated(use)
             return Join(kind, number, name=use.parameter) if use.kind == "matrix" else None
         if node.op in CATS:
             return self._concatenated(node, deep)
@@ -115,6 +120,22 @@ class Joins:
         factors = [self._join(signal, deep + 1) for signal in signals]
         known = tuple(one for one in factors if one is not None)
         return Join("mul", value.id, known) if len(known) == 2 else None
+
+    def _repeated(self, use: Use) -> int:
+        """The number of a product; the same where one matrix reads the same value again."""
+        path = [step for step, _ in self.flow.back(use.weight)]
+        if use.data is None or any(_selects(step) for step in path):
+            return use.out.id
+        return self.numbers.setdefault((use.parameter, use.slot, use.data.id), use.out.id)
+
+    def _selected(self, join: Join, chosen: int) -> Join:
+        """Some elements of a join: other values than those of another selection from it."""
+        number = self.numbers.setdefault((chosen, join.value), -2 - len(self.numbers))
+        parts = tuple(self._selected(part, chosen) for part in join.parts)
+        kind: Literal["part"] = "part"
+        return replace(
+            join, kind=kind if join.kind == "product" else join.kind, value=number, parts=parts
+        )
 
     def _pooled(self, value: Value, read: Value, deep: int) -> Join | None:
         inner = self._join(read, deep + 1)
@@ -189,6 +210,12 @@ class Joins:
         return seen
 
 
+def _selects(value: Value) -> bool:
+    """Whether it is some elements of another."""
+    node = value.node
+    return node is not None and node.op in SELECTION and node.inputs[0].numel != value.numel
+
+
 def _size(join: Join) -> int:
     return 1 + sum(_size(part) for part in join.parts)
 
@@ -201,6 +228,8 @@ def _weights(node: Node) -> tuple[float, float] | None:
     alpha = node.kwargs.get("alpha", 1)
     if not isinstance(alpha, (int, float)):
         return None
+    if node.op == "rsub":
+        return -float(alpha), 1.0
     return 1.0, float(alpha) if node.op == "add" else -float(alpha)
 
 

@@ -18,7 +18,8 @@ def must_be_module(model: object) -> None:
     """Refuse anything but a module, before it fails in some deeper place.
 
     Raises:
-        ModelError: it is not one.
+        ModelError: it is not one, or it holds a compiled TorchScript module, whose code cannot be
+            followed.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(
@@ -27,6 +28,14 @@ def must_be_module(model: object) -> None:
             value=type(model).__name__,
             fix="pass the model itself, built",
         )
+    for name, part in model.named_modules():
+        if isinstance(part, torch.jit.RecursiveScriptModule):  # type: ignore[attr-defined]
+            raise ModelError(
+                "is a TorchScript module, whose code cannot be followed",
+                where=name or "model",
+                value=part.original_name,
+                fix="pass the model as it was before torch.jit.script",
+            )
 
 
 def call(model: Callable[..., Any], inputs: object) -> Any:

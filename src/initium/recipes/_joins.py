@@ -1,9 +1,10 @@
 """The second moment of joined signals: sums, averages, concatenations, products, activations.
 
 A sum is a linear form of signals that are independent but for their means: E[(sum c x)^2] adds up
-c^2 E[x^2] and the products of the means c E[x]; what comes in several times is added up before. A
-concatenation is the mean over its elements. Products of independent signals multiply. Not covered:
-products of what is made of the same signals.
+c^2 E[x^2] and the products of the means c E[x]; what comes in several times is added up before.
+Terms that are made of the same signals, as in relu(a + b) + a, are simulated. A concatenation is
+the mean over its elements. Products of independent signals multiply. Not covered: products of what
+is made of the same signals; one matrix that reads several: its products count as independent.
 """
 
 from __future__ import annotations
@@ -125,19 +126,23 @@ class _Walk:
         total, followed = alone + middle**2, all(part.followed for _, part in whole)
         if total <= 0:
             return None
-        return Moments(total, middle, (beside + middle**2) / total, followed)
+        near = (beside + middle**2) / total
+        leaves = [_sources(part) for _, part in terms.values()]
+        if len(frozenset().union(*leaves)) < sum(map(len, leaves)):
+            return self._simulated(join, near, followed)
+        return Moments(total, middle, near, followed and not _repeats(join))
 
     def _multiplied(self, join: Join, held: list[Moments]) -> Moments | None:
         """A product of two parts of one fused matrix, or of independent signals."""
         first, other = (_fused(part) for part in join.parts)
-        if first is not None and first == other:
-            made = self.known.get(first)
-            return Moments(made.after, 0.0, made.alike) if made is not None else None
+        made = self.known.get(first) if first is not None and first == other else None
+        if made is not None and len(made.outputs) > 1:
+            return Moments(made.after, 0.0, made.alike)
         sources = [_sources(part) for part in join.parts]
         if len(held) < 2 or sources[0] & sources[1]:
             return None
         left, right = held
-        followed = left.followed and right.followed
+        followed = left.followed and right.followed and not _repeats(join)
         return Moments(
             left.second * right.second,
             left.mean * right.mean,
@@ -162,12 +167,16 @@ class _Walk:
                 alike(join.name, read.second, read.alike),
                 read.followed,
             )
-        leaves = sorted(_sources(inner))
-        sample = self._sampled(inner, dict(zip(leaves, _normals(len(leaves)), strict=True)))
+        return self._simulated(replace(join, parts=(inner,)), read.alike, read.followed)
+
+    def _simulated(self, join: Join, near: float, followed: bool) -> Moments | None:
+        """The moments of a signal that is no normal; ``near``: how alike its neighbours are."""
+        leaves = sorted(_sources(join))
+        sample = self._sampled(join, dict(zip(leaves, _normals(len(leaves)), strict=True)))
         if sample is None:
             return None
-        bent = activation(join.name)(sample)
-        return Moments(float(np.mean(bent**2)), float(np.mean(bent)), read.alike, read.followed)
+        squared = float(np.mean(sample**2))
+        return Moments(squared, float(np.mean(sample)), near, followed) if squared > 0 else None
 
     def _pooled(self, join: Join, inner: Join) -> Moments | None:
         """Pooling of neighbours; of a concatenation, of each part."""
@@ -238,9 +247,20 @@ def _fused(join: Join) -> str | None:
 
 def _sources(join: Join) -> frozenset[int]:
     """The values that a join is made of in the end."""
+    return frozenset(_leaves(join))
+
+
+def _repeats(join: Join) -> bool:
+    """Whether one matrix made several of the values that a join is made of."""
+    names = [leaf.name for leaf in _leaves(join).values() if leaf.kind == "product"]
+    return len(set(names)) < len(names)
+
+
+def _leaves(join: Join) -> dict[int, Join]:
+    """What a join is made of in the end, by value."""
     if not join.parts:
-        return frozenset({join.value})
-    return frozenset[int]().union(*(_sources(part) for part in join.parts))
+        return {join.value: join}
+    return {value: leaf for part in join.parts for value, leaf in _leaves(part).items()}
 
 
 def _is_gaussian(join: Join) -> bool:
@@ -250,6 +270,7 @@ def _is_gaussian(join: Join) -> bool:
     return not join.parts
 
 
+@lru_cache(maxsize=4096)
 def alike(phi: str | None, q: float, before: float) -> float:
     """E[phi(z) phi(z')] / E[phi(z)^2] for z, z' ~ N(0, q) of which E[z z'] = before q.
 

@@ -56,7 +56,7 @@ def _unnamed(ordered: list[ParameterView]) -> list[str]:
 
 
 def _unfollowed(model: ModelView, ordered: list[ParameterView]) -> list[str]:
-    """Where what several signals are joined to counts as 1, outside streams and attention."""
+    """Where what signals are joined to is not followed, outside streams and attention."""
     known = signals(model)
     found = [
         view.name
@@ -66,14 +66,14 @@ def _unfollowed(model: ModelView, ordered: list[ParameterView]) -> list[str]:
         and view.trunk is None
         and not view.norm_after
         and view.source in ("mixed", "product")
-        and len(view.reads) > 1
+        and (len(view.reads) > 1 or view.joined is not None)
     ]
     if not found:
         return []
     more = f" and {len(found) - 1} more" if len(found) > 1 else ""
     return [
         f"The signal in front of {found[0]}{more} is joined from several that are not followed, "
-        "and taken as 1.00. initium.calibrate(model, inputs) measures it."
+        f"and taken as {known[found[0]].before:.2f}. initium.calibrate(model, inputs) measures it."
     ]
 
 

@@ -130,7 +130,8 @@ def _read(view: ParameterView, known: dict[str, Signal], model: ModelView) -> Mo
     if not seen or not (alone or reads_pair(view, model)):
         return Moments(1.0, followed=False)
     after = math.prod(known[name].after for name in view.reads)
-    return Moments(after, alike=_neighbours(view, known, model))
+    followed = view.joined is None or mirrored
+    return Moments(after, alike=_neighbours(view, known, model), followed=followed)
 
 
 def _neighbours(view: ParameterView, known: dict[str, Signal], model: ModelView) -> float:
