@@ -17,7 +17,8 @@ from measured import METHODS, PREDICTED, log
 from scipy import stats
 
 __all__ = [
-    "GOALS", "METRICS", "Miss", "Missed", "metrics", "missed", "percentile", "rows_of", "worse",
+    "GOALS", "METRICS", "Miss", "Missed", "as_built", "metrics", "missed", "nearer", "percentile",
+    "rows_of", "unmatched", "worse",
 ]  # fmt: skip
 
 GOALS = {"forward": (0.05, 0.25), "gradient": (0.10, 0.50), "loss": (0.02, 0.02)}
@@ -59,15 +60,16 @@ class Miss:
 def comparisons(
     outcomes: Mapping[str, Any], label: str, start: str, what: str, made_by: str = "predictions"
 ) -> dict[str, list[Miss]]:
-    """Every block of every model that has a prediction of ``what``, in execution order."""
+    """Every block of every model that has a prediction of ``what``, in execution order.
+
+    Gradients are relative to that of the last block, which therefore is not compared with itself.
+    """
     found: dict[str, list[Miss]] = {}
     for model, measured, made in _both(outcomes, label, start, made_by):
         rows = []
-        for name, kind, stat in zip(
-            measured["blocks"], measured["types"], measured[what], strict=True
-        ):
+        for name, kind, stat in _measured(measured, what):
             value = made["layers"].get(name, {}).get(what)
-            if value is None or stat is None or not math.isfinite(value[0] + stat[0]):
+            if value is None or not math.isfinite(value[0]):
                 continue
             predicted, error, tier = value
             middle, of_mean = stat[:2] if METHODS[label] else stat[2:]
@@ -76,6 +78,39 @@ def comparisons(
         if rows:
             found[model] = rows
     return found
+
+
+def _measured(start: Mapping[str, Any], what: str) -> list[tuple[str, str, Stat]]:
+    """Name, type and figure of the blocks whose figure is finite and no matter of definition."""
+    rows = list(zip(start["blocks"], start["types"], start[what], strict=True))
+    return [
+        (name, kind, stat)
+        for name, kind, stat in (rows[:-1] if what == "gradient" else rows)
+        if stat is not None and math.isfinite(stat[0])
+    ]
+
+
+def unmatched(outcomes: Mapping[str, Any]) -> int:
+    """How many measured figures of blocks have no finite prediction where their model has one."""
+    return sum(
+        len(_measured(measured, what))
+        - len(comparisons({model: outcomes[model]}, label, start, what).get(model, ()))
+        for label in METHODS
+        for start in PREDICTED
+        for what in ("forward", "gradient")
+        for model, measured, _ in _both(outcomes, label, start, "predictions")
+    )
+
+
+def as_built(made: Mapping[str, Any]) -> bool:
+    """Whether all draws are the same pass, as every weight was kept as it is."""
+    figures = [
+        figure[1]
+        for layer in made.get("layers", {}).values()
+        for figure in (layer["forward"], layer["gradient"])
+        if figure is not None
+    ]
+    return made.get("passes", 0) > 1 and bool(figures) and not any(figures)
 
 
 def losses(
@@ -206,13 +241,14 @@ def _difference(one: Stat, other: Stat) -> tuple[float, float]:
 def worse(made: Mapping[str, Mapping[str, tuple[float, float]]], metric: str) -> dict[str, float]:
     """How much nearer to 1 than ``auto`` other starts are, where it is beyond the noise."""
     mine = made.get("auto", {}).get(metric)
+    others = {start: figures[metric] for start, figures in made.items() if metric in figures}
     if mine is None:
         return {}
-    found = {}
-    for start, figures in made.items():
-        if metric in figures:
-            value, error = figures[metric]
-            further = abs(mine[0]) - abs(value)
-            if start != "auto" and further > max(WORSE, 3 * math.hypot(mine[1], error)):
-                found[start] = further
-    return found
+    found = {start: nearer(other, mine) for start, other in others.items() if start != "auto"}
+    return {start: further for start, further in found.items() if further}
+
+
+def nearer(one: tuple[float, float], other: tuple[float, float]) -> float:
+    """How much nearer to 1 a figure is than another, as a logarithm; 0 within the noise."""
+    by = abs(other[0]) - abs(one[0])
+    return by if by > max(WORSE, 3 * math.hypot(one[1], other[1])) else 0.0

@@ -9,7 +9,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from judged import GOALS, METRICS, Miss, Missed, metrics, missed, percentile, rows_of, worse
+from judged import (
+    GOALS,
+    METRICS,
+    Miss,
+    Missed,
+    as_built,
+    metrics,
+    missed,
+    nearer,
+    percentile,
+    rows_of,
+    unmatched,
+    worse,
+)
 from measured import METHODS, PREDICTED, STARTS
 from proved import section
 from zoo import FRESH, MODELS
@@ -58,7 +71,7 @@ def page(outcomes: Mapping[str, Any], proved: Mapping[str, Any]) -> str:
         f"Models: {_families(held)}.",
         "",
         *_goals(known, fresh, proved, len(listed)),
-        *_reading(),
+        *_reading(held),
         "## Prediction against measurement",
         "",
         "On these models the rules were developed.",
@@ -102,7 +115,8 @@ def _goals(
     lines = [
         "## What was reached",
         "",
-        "Each cell is the worst of the starts `auto`, torch's default and the library's own.",
+        "Each cell is the worst of the starts `auto`, torch's default and the library's own; the",
+        "numbers beyond are those of all three.",
         "",
         "| error of the prediction | goal | closed form | draws | closed form, fresh models "
         "| draws, fresh models |",
@@ -137,7 +151,13 @@ def _goals(
         f"| models of all families, measured and predicted | {ENOUGH['models']} | {predicted} |",
         f"| starts measured over {ENOUGH['seeds']} seeds | where affordable "
         f"| {enough} of {starts} |",
-        f"| figures in which another start is better than `auto` | listed | {worse} |",
+    ]
+    figures = sum(
+        name in metrics(one["starts"]["auto"]) for one in models.values() for name in METRICS
+    )
+    lines += [
+        f"| figures in which another start is better than `auto` | listed | {worse} of {figures} |",
+        f"| measured numbers of blocks without a prediction | listed | {unmatched(models)} |",
     ]
     if proved:
         held = [one for one in proved.values() if isinstance(one, dict)]
@@ -186,7 +206,9 @@ def _rows(outcomes: Mapping[str, Any], label: str, start: str, what: str) -> lis
 # Prediction -----------------------------------------------------------------------------------
 
 
-def _reading() -> list[str]:
+def _reading(outcomes: Mapping[str, Any]) -> list[str]:
+    own = [one["predictions"].get("own/lazy draws", {}) for one in outcomes.values()]
+    made, kept = sum("layers" in one for one in own), sum(map(as_built, own))
     return [
         "## How to read it",
         "",
@@ -195,11 +217,15 @@ def _reading() -> list[str]:
         "- *Blocks*: the repeated parts of a model, or its numbered modules, and its output.",
         "- *Closed form*: moments carried from operator to operator, no sample of the net; held",
         "  against the mean of the measured second moments. *Draws*: 4 lazy draws of the real",
-        "  graph, in which each product with a weight is drawn from its law; they are geometric",
-        "  means and are held against the mean of the measured logarithms.",
-        "- *Gradients* are relative to that of the output in the same run, pass by pass.",
+        "  graph, in which each product with a weight is drawn from its law (weights of at most",
+        "  65,536 elements and those of convolutions are drawn as numbers, as in a real start);",
+        "  they are geometric means and are held against the mean of the measured logarithms.",
+        "- *Gradients* are relative to that of the output in the same run, pass by pass; that of",
+        "  the output, which is 1, is not counted.",
         "- *Library*: predicted from the real weights of one start by the model's own library; how",
-        "  much one start strays from the mean of all counts as noise.",
+        "  much one start strays from the mean of all counts as noise. What has at most 65,536",
+        "  elements keeps its values: a library's row shows less than the others, and in",
+        f"  {kept} of {made} models nothing else is left, so that all draws are that start itself.",
         "- *Beyond*: further off than the goal and than three standard errors of both sides",
         "  together. Behind the slash: than what is as unlikely by Student's t, because with few",
         "  seeds or passes a standard error is itself uncertain and 3 of them are exceeded more",
@@ -404,6 +430,34 @@ def _side_by_side(outcomes: Mapping[str, Any]) -> list[str]:
                     for start in STARTS
                 ]
                 lines.append(f"| {name}, {title} | {len(rows)} | {' | '.join(cells)} |")
+    return [*lines, "", *_duels(outcomes)]
+
+
+def _duels(outcomes: Mapping[str, Any]) -> list[str]:
+    """How often ``auto`` is nearer to 1 than each other start, and how often it is not."""
+    others = [start for start in STARTS if start != "auto"]
+    lines = [
+        "### How often auto is nearer",
+        "",
+        "`auto` is nearer to 1 / the other start is, of all models that have both; by more than",
+        "1% and three standard errors, the rest is even.",
+        "",
+        f"| | {' | '.join(TITLES[start] for start in others)} |",
+        "|---" * (len(others) + 1) + "|",
+    ]
+    made = [_made(one) for one in outcomes.values()]
+    for name in METRICS:
+        cells = []
+        for start in others:
+            pairs = [
+                (one["auto"][name], one[start][name])
+                for one in made
+                if name in one["auto"] and name in one.get(start, {})
+            ]
+            won = sum(nearer(mine, other) > 0 for mine, other in pairs)
+            lost = sum(nearer(other, mine) > 0 for mine, other in pairs)
+            cells.append(f"{won} / {lost} of {len(pairs)}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 
