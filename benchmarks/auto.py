@@ -13,14 +13,15 @@ second moments at every block and the summed gradients are compared with what th
 - ``calibrate`` brings every weight within [0.9, 1.1] of its target on the batch.
 
 A mean over few seeds strays by itself: there are as many, up to 64, as bring its error to a
-twentieth, and as 20 seconds allow, at least 4.
+twentieth, and as 20 seconds of the processor allow, at least 4.
 
     python benchmarks/auto.py --out out/auto.json           # nets of up to 2^28 parameters
     python benchmarks/auto.py --out out/auto.json --quick   # up to 2^20, fewer conv nets
     both write docs/auto-measured.md
 
-Outcomes are kept after every net, so that a later run goes on from there; those of another version
-of the recipes are thrown away. Quick nets of up to 30 layers have up to 2^23 parameters.
+Outcomes are kept after every net with a key of the planned specs, of what is predicted and of
+torch's version, so that a later run goes on from there and measures anew what does not fit. Quick
+nets of up to 30 layers have up to 2^23 parameters.
 
 Not covered: attention (docs/moments.md), training.
 """
@@ -43,18 +44,12 @@ import torch
 from torch import nn
 
 import initium
-from initium import recipes
 from initium._scheme.points import at
 from initium._types import ModelView
 from initium.recipes._chains import Chain, chains, spread
 from initium.recipes._signal import post_norm_trunks, signals
 
 PAGE = Path(__file__).parents[1] / "docs" / "auto-measured.md"
-CODE = hashlib.blake2b(
-    b"".join(path.read_bytes() for path in sorted(Path(recipes.__file__).parent.rglob("*.py"))),
-    digest_size=6,
-).hexdigest()
-"""What the outcomes rest on: the version of the recipes."""
 LARGEST = 1 << 28
 CALIBRATED = 1 << 24
 """Weights up to which a net is calibrated as well."""
@@ -180,8 +175,9 @@ class Row:
     inside: float
     gradient: float
     law: float
-    told: bool
+    told: str
     calibrated: bool
+    key: str
     seconds: float = 0.0
 
     @classmethod
@@ -232,18 +228,47 @@ def design(quick: bool) -> Iterator[Case]:
                 yield case if case.parameters <= largest else (fitting or smaller[-1:])[0]
 
 
-def measure(case: Case) -> Row:
-    """Fill one network under several seeds, and compare it with its prediction."""
+@dataclass(frozen=True)
+class Made:
+    """A network with its batch, and what is predicted of it: second moments and v at every block,
+    the start, the gradient's law, the plan's warning."""
+
+    model: nn.Module
+    inputs: torch.Tensor
+    view: ModelView
+    aims: list[float]
+    spreads: list[float]
+    start: str
+    law: float
+    told: str
+
+    @property
+    def key(self) -> str:
+        """What a measurement of it rests on."""
+        entries = initium.plan(self.view, "auto").entries
+        specs = [f"{name} {entry.spec}" for name, entry in sorted(entries.items())]
+        numbers = [f"{one:.5g}" for one in (*self.aims, *self.spreads, self.law)]
+        text = "\n".join([torch.__version__, self.start, *specs, *numbers])
+        return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def make(case: Case) -> Made:
+    """The network, its batch and its predictions."""
     torch.manual_seed(0)
     model = case.build()
     shape = (BATCH, 3, SIDE, SIDE) if case.conv else (BATCH, INPUTS)
     inputs = torch.randn(shape)
     inputs = inputs / inputs.square().mean(tuple(range(1, inputs.dim())), keepdim=True).sqrt()
     view = initium.inspect(model, inputs)
-    aims, spreads, start, law, told = predicted(case, view)
+    return Made(model, inputs, view, *predicted(case, view))
+
+
+def measure(case: Case, made: Made) -> Row:
+    """Fill one network under several seeds, and compare it with its prediction."""
+    model, inputs, view, spreads = made.model, made.inputs, made.view, made.spreads
     logs, gradients = list[list[float]](), list[float]()
-    wanted, began = min(max(math.ceil(max(spreads) / ERROR**2), FEWEST), 64), time.time()
-    while len(logs) < FEWEST or (len(logs) < wanted and time.time() - began < PATIENCE):
+    wanted, began = min(max(math.ceil(max(spreads) / ERROR**2), FEWEST), 64), time.process_time()
+    while len(logs) < FEWEST or (len(logs) < wanted and time.process_time() - began < PATIENCE):
         initium.plan(view, "auto", seed=len(logs)).apply(model)
         moments, gradient = passes(model, inputs)
         logs.append(moments)
@@ -251,7 +276,7 @@ def measure(case: Case) -> Row:
     seeds = len(logs)
     calibrated = case.parameters > CALIBRATED or initium.calibrate(model, inputs, view=view).reached
     log_q = torch.tensor(logs, dtype=torch.float64)
-    expected = torch.tensor(aims, dtype=torch.float64).log()
+    expected = torch.tensor(made.aims, dtype=torch.float64).log()
     v = torch.tensor(spreads, dtype=torch.float64)
     off = (log_q.mean(0) - (expected - v / 2)).abs()
     allowed = 0.2 + 3 * (v / seeds).sqrt()
@@ -261,16 +286,17 @@ def measure(case: Case) -> Row:
     return Row(
         case,
         seeds,
-        start,
+        made.start,
         float(v.max()),
         float(off[worst]),
         float(allowed[worst]),
         (float(ratio.min()), float(ratio.max())),
         float(band),
         math.exp(sum(gradients) / seeds),
-        law,
-        told,
+        made.law,
+        made.told,
         calibrated,
+        made.key,
     )
 
 
@@ -297,8 +323,8 @@ def passes(model: nn.Module, inputs: torch.Tensor) -> tuple[list[float], float]:
     return moments, math.log(max(first, 1e-300) / max(last, 1e-300))
 
 
-def predicted(case: Case, view: ModelView) -> tuple[list[float], list[float], str, float, bool]:
-    """Second moments and v at every block, the start, the gradient's law, whether it was warned."""
+def predicted(case: Case, view: ModelView) -> tuple[list[float], list[float], str, float, str]:
+    """Second moments and v at every block, the start, the gradient's law, the plan's warning."""
     held = signals(view)
     if case.family == "plain":
         (chain,) = chains(view)
@@ -309,17 +335,17 @@ def predicted(case: Case, view: ModelView) -> tuple[list[float], list[float], st
         (trunk,) = post_norm_trunks(view)
         aims, spreads = [1.0 for _ in blocks], [0.0 for _ in blocks]
         law = trunk.gradient ** ((len(blocks) - 1) / len(blocks))
-        return aims, spreads, "gaussian", law, False
+        return aims, spreads, "gaussian", law, ""
     aims = [1 + branch * (block + 1) for block in blocks]
     spreads = [2 / case.width for _ in blocks]
     chi = held["blocks.0.up.weight"].backward * held["blocks.0.down.weight"].backward
     law = 1.0
     for block in range(1, len(blocks)):
         law *= 1 + chi / (aims[block - 1] if case.family == "pre-norm" else 1.0)
-    return aims, spreads, "gaussian", law, False
+    return aims, spreads, "gaussian", law, ""
 
 
-def _plain(case: Case, chain: Chain) -> tuple[list[float], list[float], str, float, bool]:
+def _plain(case: Case, chain: Chain) -> tuple[list[float], list[float], str, float, str]:
     links = list(chain.links.values())[:-1]
     start = links[1].kind
     aims = [link.aim for link in links]
@@ -328,7 +354,7 @@ def _plain(case: Case, chain: Chain) -> tuple[list[float], list[float], str, flo
     first = 2 / case.width
     if start == "mirrored":
         spreads = [2 * first for _ in links]
-        return aims, spreads, start, 1.0, bool(chain.warning)
+        return aims, spreads, start, 1.0, chain.warning
     spreads, law = [], 1.0
     for place, aim in enumerate(aims):
         point = at(case.phi, aim)
@@ -344,7 +370,7 @@ def _plain(case: Case, chain: Chain) -> tuple[list[float], list[float], str, flo
     if weights == "normal":
         known = spread(phis[:-1], aims[:-1], [case.width] * len(phis))
         assert math.isclose(spreads[-1], known, rel_tol=0.5, abs_tol=2 * first)
-    return aims, spreads, start, law, bool(chain.warning)
+    return aims, spreads, start, law, chain.warning
 
 
 def table(rows: list[Row], quick: bool) -> str:
@@ -380,6 +406,20 @@ def table(rows: list[Row], quick: bool) -> str:
             f"{row.off:.2f} / {row.allowed:.2f} | {row.ratio[0]:.2f} to {row.ratio[1]:.2f} | "
             f"{row.inside:.0%} | {row.gradient:.2g} | {row.law:.2g} | {missed} |"
         )
+    lines += ["", "What the plan says of those warned of:", ""]
+    lines += [
+        f"- {row.case.family}{', conv' if row.case.conv else ''}, {row.case.phi}, width "
+        f"{row.case.width}: {row.told}"
+        for row in rows
+        if row.told
+    ]
+    streams = [row.ratio[1] for row in rows if row.case.family == "pre-norm" and row.case.conv]
+    if streams:
+        lines += [
+            "",
+            f"Pre-norm convolutions end up to {max(streams):.2f} times their aim: zero padding "
+            "joins the middle of an image more often than its border (auto.md, Padding).",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -390,17 +430,18 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     held = json.loads(options.out.read_text()) if options.out.exists() else {}
-    known = [Row.read(one) for one in held["rows"]] if held.get("code") == CODE else []
-    done = {row.case: row for row in known}
+    done = {row.case: row for row in map(Row.read, held.get("rows", []))}
     for case in design(options.quick):
-        if case not in done:
-            began = time.perf_counter()
-            row = measure(case)
+        made, row, began = make(case), done.get(case), time.perf_counter()
+        if row is None or row.key != made.key:
+            row = measure(case, made)
             done[case] = dataclasses.replace(row, seconds=time.perf_counter() - began)
-            print(done[case], flush=True)
-            rows = [dataclasses.asdict(row) for row in done.values()]
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text(json.dumps({"code": CODE, "rows": rows}))
+        else:
+            done[case] = dataclasses.replace(row, told=made.told)
+        print(done[case], flush=True)
+        rows = [dataclasses.asdict(row) for row in done.values()]
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps({"rows": rows}))
         rows_here = [done[one] for one in design(options.quick) if one in done]
         PAGE.write_text(table(rows_here, options.quick))
 
