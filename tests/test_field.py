@@ -667,3 +667,31 @@ def test_a_sum_of_kept_values_is_what_it_is() -> None:
     found = initium.predict(net, initium.plan(net, "torch", inputs=batch), batch, draws=0)
     expected = float(net(batch).detach().square().mean())
     assert found.layers[""].second_moment == pytest.approx(expected, rel=1e-4)
+
+
+class Narrow(nn.Module):
+    """The square of a product with few outputs."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.product = nn.Linear(64, outputs, bias=False)
+        self.halves, self.out = nn.Identity(), nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        left, right = self.halves(self.product(x)).chunk(2, -1)
+        return self.out(left * right)
+
+
+@pytest.mark.parametrize("outputs", [4, 16])
+def test_elements_of_a_narrow_product_are_normal(outputs: int) -> None:
+    torch.manual_seed(0)
+    net, batch = Narrow(outputs), torch.randn(16, 64)
+    plan = initium.plan(net, "normal(0.125)", inputs=batch)
+    made = [initium.predict(net, plan, batch, draws=0, seed=seed).layers for seed in range(8)]
+    power = batch.square().mean(1)
+    assert made[0]["halves"].second_moment == pytest.approx(float(power.mean()), rel=1e-5)
+    found = torch.tensor([layers["out"].second_moment for layers in made])
+    expected = float(power.square().mean())
+    error = float(found.std()) / len(made) ** 0.5
+    assert float(found.mean()) == pytest.approx(expected, abs=3 * error)
+    assert error < 0.12 * expected

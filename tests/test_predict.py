@@ -490,3 +490,22 @@ def test_files_without_later_fields_are_read(batch: tuple[torch.Tensor, torch.Te
     assert (read.loss, read.passes, read.problem) == (predicted.loss, 1, "")
     assert read.loss_error is None
     assert {one.closed_error for one in read.layers.values()} == {None}  # not known, and not zero
+
+
+class Rooted(nn.Module):
+    """A root of what is negative as often as not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(20, 64), nn.Linear(64, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x).sqrt())
+
+
+def test_where_the_signal_is_no_number_is_said() -> None:
+    net, batch = Rooted(), torch.randn(4, 20)
+    found = initium.predict(net, initium.plan(net, "he", inputs=batch), batch)
+    assert found.problem == "the signal is NaN behind second, and in 2 of 3 modules"
+    assert found.layers["first"].second_moment > 0
+    assert not any("nan" in note for note in found.notes)

@@ -131,7 +131,18 @@ def predict(
             *_departures(layers),
             *_loss_departs(loss, band),
         ),
-        problem=next((one.problem for one in found if one.problem), ""),
+        problem=next((one.problem for one in found if one.problem), "") or _undefined(layers),
+    )
+
+
+def _undefined(layers: Mapping[str, LayerPrediction]) -> str:
+    """Where the signal stops being a number."""
+    missing = [name for name, one in layers.items() if math.isnan(one.second_moment)]
+    if not missing:
+        return ""
+    return (
+        f"the signal is NaN behind {missing[0] or 'the model'}, and in {len(missing)} of "
+        f"{len(layers)} modules"
     )
 
 
@@ -216,7 +227,7 @@ def _departures(layers: Mapping[str, LayerPrediction]) -> list[str]:
 
 
 def _loss_departs(loss: float | None, band: Band | None) -> list[str]:
-    if loss is None or band is None or band.low <= loss <= band.high:
+    if loss is None or band is None or math.isnan(loss) or band.low <= loss <= band.high:
         return []
     return [
         f"the expected loss, {loss:.4g}, lies outside the band of the draws, "

@@ -29,9 +29,11 @@ def grid_table(grid: Grid, width: int | None = None) -> str:
     rows = [
         (*(str(getattr(point, name)) for name in sizes), *_cells(point)) for point in grid.points
     ]
+    count = len(grid.points)
+    sized = f"{count} size{'' if count == 1 else 's'}"
     blocks = f"{grid.series} to {grid.series}" if grid.series else "block to block"
     parts: list[RenderableType] = [
-        f"{grid.model} under {grid.plan}: {len(grid.points)} sizes, {_by(grid.draws)}",
+        f"{grid.model} under {grid.plan}: {sized}, {_by(grid.draws)}",
         "",
         table(columns, rows, right=columns, whole=columns, width=width),
         "",

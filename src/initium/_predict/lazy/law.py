@@ -163,8 +163,8 @@ class Gaussian(Law):
         basis, size = self.bases[1 - side], self.sizes[1 - side]
         drawn = self._normal(len(fresh), size)
         room = size - len(basis)
-        fits = room > 0 and (self.free or len(fresh) + len(known) <= room)
-        even = self.even and size >= NARROW and fits
+        fits = size >= NARROW and len(fresh) + len(known) <= room
+        even = self.even and room > 0 and (self.free or fits)
         if len(known) or 8 * (len(fresh) + len(basis)) > size:
             image = Rows(self._image(fresh, drawn, side, room if even else 0))
             y = image.sum(new, known.sum(old))
