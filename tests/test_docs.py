@@ -135,6 +135,6 @@ def _alike(words: list[str], others: list[str]) -> bool:
 
 def _near(one: str, other: str) -> bool:
     try:
-        return 0.2 < float(one.rstrip(":")) / float(other.rstrip(":")) < 5
+        return 0.2 < float(one.rstrip(":,")) / float(other.rstrip(":,")) < 5
     except ValueError:
         return False

@@ -687,11 +687,11 @@ def test_elements_of_a_narrow_product_are_normal(outputs: int) -> None:
     torch.manual_seed(0)
     net, batch = Narrow(outputs), torch.randn(16, 64)
     plan = initium.plan(net, "normal(0.125)", inputs=batch)
-    made = [initium.predict(net, plan, batch, draws=0, seed=seed).layers for seed in range(8)]
+    made = [initium.predict(net, plan, batch, draws=0, seed=seed).layers for seed in range(16)]
     power = batch.square().mean(1)
     assert made[0]["halves"].second_moment == pytest.approx(float(power.mean()), rel=1e-5)
     found = torch.tensor([layers["out"].second_moment for layers in made])
     expected = float(power.square().mean())
     error = float(found.std()) / len(made) ** 0.5
     assert float(found.mean()) == pytest.approx(expected, abs=3 * error)
-    assert error < 0.12 * expected
+    assert error < 0.08 * expected
